@@ -1,0 +1,1 @@
+"""flowjax: flow matching and average-velocity models as pure JAX functions."""

@@ -1,0 +1,256 @@
+"""Fields: from one description of a flow to another.
+
+Conversions between the things a network may predict (velocity, clean data, noise,
+score), between average and instantaneous velocities, and the derivatives that
+objectives and likelihoods need. Transformers take a field and return a field.
+"""
+
+from typing import Literal, TypeAlias, get_args
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from flowjax._checks import check_state, check_time
+from flowjax._typing import (
+    AverageVelocityField,
+    Condition,
+    PerExample,
+    PRNGKey,
+    State,
+    Time,
+    VelocityField,
+)
+from flowjax.interpolants import Interpolant, coefficients, expand_like
+
+Prediction: TypeAlias = Literal["velocity", "x1", "x0", "score"]
+
+
+def convert(
+    value: State,
+    x: State,
+    t: Time,
+    interpolant: Interpolant,
+    *,
+    source: Prediction,
+    target: Prediction,
+) -> State:
+    """Convert one prediction at ``(x, t)`` into another.
+
+    With ``D = alpha sigma' - sigma alpha'``::
+
+        x1 = (sigma' x - sigma v) / D        x0 = (alpha v - alpha' x) / D
+        v = alpha' x1 + sigma' x0            score = -x0 / sigma
+
+    ``x1`` and ``x0`` stand for the posterior means E[x1 | x_t] and E[x0 | x_t], linked
+    by ``x = alpha x1 + sigma x0``; the score holds for ``x0 ~ N(0, I)`` independent of
+    the data. Only the velocity is finite at both ends: to and from the score, and from
+    x1, there is a division by sigma (t=1); from x0 and the score one by alpha (t=0).
+
+    Args:
+        value: the prediction named by ``source`` [batch, *event].
+        x: the state x_t [batch, *event].
+        t: its time [batch].
+        interpolant: the path the prediction belongs to, without gamma.
+        source: what ``value`` is.
+        target: what to return.
+
+    Returns:
+        The prediction named by ``target`` [batch, *event].
+
+    Raises:
+        ValueError: for an unknown name, shapes that do not fit, or an interpolant with
+            latent noise, for which two predictions do not determine the third.
+
+    References:
+        Albergo et al. 2023, arXiv:2303.08797, Sec. 2.3; Lipman et al. 2024,
+        arXiv:2412.06264, Table 1.
+    """
+    for role, name in (("source", source), ("target", target)):
+        if name not in get_args(Prediction):
+            raise ValueError(
+                f"`{role}` must be one of {get_args(Prediction)}; got {name!r}"
+            )
+    if interpolant.gamma is not None:
+        raise ValueError("`convert` needs an interpolant without latent noise gamma")
+    check_state("x", x)
+    check_state("value", value, like=x)
+    check_time("t", t, len(x))
+    if source == target:
+        return value
+    x1, x0 = _endpoints(value, x, t, interpolant, source)
+    c = coefficients(interpolant, expand_like(t, x).astype(x.dtype))
+    match target:
+        case "x1":
+            return x1
+        case "x0":
+            return x0
+        case "velocity":
+            return c.d_alpha * x1 + c.d_sigma * x0
+        case "score":
+            return -x0 / c.sigma
+
+
+def _endpoints(
+    value: State, x: State, t: Time, interpolant: Interpolant, source: Prediction
+) -> tuple[State, State]:
+    """Return the posterior means (E[x1 | x_t], E[x0 | x_t])."""
+    c = coefficients(interpolant, expand_like(t, x).astype(x.dtype))
+    if source == "velocity":
+        # Where sigma' diverges (t=1 of the VP paths) numerator and denominator are
+        # first multiplied by sigma: sigma sigma' stays finite.
+        finite = jnp.isfinite(c.d_sigma)
+        scale = jnp.where(finite, 1, c.sigma)
+        d_sigma = jnp.where(finite, c.d_sigma, c.variance_rate)
+        determinant = c.alpha * d_sigma - scale * c.sigma * c.d_alpha
+        x1 = (d_sigma * x - scale * c.sigma * value) / determinant
+        x0 = scale * (c.alpha * value - c.d_alpha * x) / determinant
+        return x1, x0
+    if source == "x1":
+        return value, (x - c.alpha * value) / c.sigma
+    x0 = value if source == "x0" else -c.sigma * value
+    return (x - c.sigma * x0) / c.alpha, x0
+
+
+def reparameterize(
+    field: VelocityField,
+    interpolant: Interpolant,
+    *,
+    source: Prediction,
+    target: Prediction = "velocity",
+) -> VelocityField:
+    """Turn a field that predicts ``source`` into one that predicts ``target``.
+
+    See `convert` for the equations, the errors and the ends at which they are finite.
+    """
+
+    def converted(x: State, t: Time, cond: Condition = None, /) -> State:
+        value = field(x, t, cond)
+        return convert(value, x, t, interpolant, source=source, target=target)
+
+    return converted
+
+
+def diagonal(u: AverageVelocityField) -> VelocityField:
+    """Return the instantaneous velocity ``v(x, t) = u(x, t, t)`` of an average one."""
+
+    def v(x: State, t: Time, cond: Condition = None, /) -> State:
+        return u(x, t, t, cond)
+
+    return v
+
+
+def flow_map(u: AverageVelocityField) -> AverageVelocityField:
+    """Return the flow map ``X(x, t, s) = x + (s - t) u(x, t, s)``."""
+
+    def X(x: State, t: Time, s: Time, cond: Condition = None, /) -> State:
+        return x + expand_like(s - t, x).astype(x.dtype) * u(x, t, s, cond)
+
+    return X
+
+
+def total_derivative(
+    u: AverageVelocityField,
+    x: State,
+    t: Time,
+    s: Time,
+    v: State,
+    cond: Condition = None,
+) -> tuple[State, State]:
+    """Return ``u`` and ``du/dt = (v . grad_x) u + d_t u`` along a trajectory.
+
+    One forward-mode pass with the tangent ``(v, 1, 0)`` in ``(x, t, s)``: the start
+    moves with the flow, the destination ``s`` stays.
+
+    Args:
+        u: the average-velocity field.
+        x: states [batch, *event].
+        t: start times [batch].
+        s: destination times [batch].
+        v: velocity of the start [batch, *event].
+        cond: closed over, never differentiated (labels and keys have no tangent).
+
+    Returns:
+        ``u(x, t, s)`` and its total derivative, each [batch, *event].
+
+    References:
+        Geng et al. 2025, arXiv:2505.13447, Eq. 8, on the clock ``1 - t``.
+    """
+    tangent = (v, jnp.ones_like(t), jnp.zeros_like(s))
+    return jax.jvp(lambda x, t, s: u(x, t, s, cond), (x, t, s), tangent)
+
+
+def divergence(
+    v: VelocityField, x: State, t: Time, cond: Condition = None
+) -> PerExample:
+    """Return the exact divergence ``sum_i d v_i / d x_i`` of every row.
+
+    Costs one forward-mode pass per event dimension, run one after the other so that
+    memory does not grow with the dimension. Rows of ``v`` must not depend on each
+    other, as for every network without batch statistics.
+
+    Args:
+        v: the velocity field.
+        x: states [batch, *event].
+        t: times [batch].
+        cond: the condition, or None.
+
+    Returns:
+        The divergence [batch].
+    """
+    check_state("x", x)
+    check_time("t", t, len(x))
+    event = x.shape[1:]
+    directions = jnp.eye(x[0].size, dtype=x.dtype).reshape((-1, *event))
+
+    def trace_term(direction: Float[Array, "*event"]) -> PerExample:
+        return _quadratic_form(v, x, t, cond, jnp.broadcast_to(direction, x.shape))
+
+    return jax.lax.map(trace_term, directions).sum(0)
+
+
+def hutchinson_divergence(
+    key: PRNGKey,
+    v: VelocityField,
+    x: State,
+    t: Time,
+    cond: Condition = None,
+    *,
+    probes: int = 1,
+) -> PerExample:
+    """Return an unbiased estimate ``mean_k e_k . (dv/dx) e_k`` of the divergence.
+
+    The probes ``e_k`` are Rademacher, which has the least variance among laws with
+    independent entries of unit variance.
+
+    Args:
+        key: typed random key.
+        v: the velocity field; its rows must not depend on each other.
+        x: states [batch, *event].
+        t: times [batch].
+        cond: the condition, or None.
+        probes: number of probes per row, at least 1.
+
+    Returns:
+        The estimate [batch].
+
+    Raises:
+        ValueError: if ``probes`` is less than 1 or shapes do not fit.
+
+    References:
+        Hutchinson 1990; Grathwohl et al. 2018, FFJORD, arXiv:1810.01367, Eq. 7.
+    """
+    if probes < 1:
+        raise ValueError(f"`probes` must be at least 1; got {probes}")
+    check_state("x", x)
+    check_time("t", t, len(x))
+    noise = jax.random.rademacher(key, (probes, *x.shape), dtype=x.dtype)
+    return jax.lax.map(lambda e: _quadratic_form(v, x, t, cond, e), noise).mean(0)
+
+
+def _quadratic_form(
+    v: VelocityField, x: State, t: Time, cond: Condition, direction: State
+) -> PerExample:
+    """Return ``e . (dv/dx) e`` for every row, by one forward-mode pass."""
+    _, product = jax.jvp(lambda x: v(x, t, cond), (x,), (direction,))
+    return (direction * product).reshape((len(x), -1)).sum(1)

@@ -1,0 +1,43 @@
+"""Settings of all tests: eight virtual devices, strict promotion, run-time types.
+
+The import hook makes beartype execute every jaxtyping annotation of the package, so a
+wrong shape or dtype inside flowjax fails the test that produced it.
+"""
+
+import os
+
+os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+from jaxtyping import config, install_import_hook
+
+import tests.typechecker  # noqa: F401  (the hook looks it up by name)
+
+install_import_hook("flowjax", "tests.typechecker.check")
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture
+def x64():
+    """Run one test in float64."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture
+def untyped():
+    """Switch beartype off, to see the error that a user without it gets."""
+    config.update("jaxtyping_disable", True)
+    yield
+    config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture
+def key():
+    """A typed key, the same in every test."""
+    return jax.random.key(0)

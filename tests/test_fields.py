@@ -1,0 +1,173 @@
+"""Conversions round-trip and agree with closed form; derivatives are exact."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flowjax import analytic, fields, interpolants
+from flowjax.interpolants import expand_like
+
+pytestmark = pytest.mark.usefixtures("x64")
+
+INTERPOLANTS = {
+    "linear": interpolants.linear,
+    "trigonometric": interpolants.trigonometric,
+    "polynomial": partial(interpolants.polynomial, 1.5),
+    "minimum_noise": partial(interpolants.minimum_noise, 0.1),
+    "linear_variance_preserving": interpolants.linear_variance_preserving,
+    "variance_preserving": interpolants.variance_preserving,
+}
+PREDICTIONS = ("velocity", "x1", "x0", "score")
+
+
+def two_modes():
+    return analytic.mixture(
+        jnp.array([0.3, 0.7]),
+        jnp.array([[-1.0, 0.5, 0.0], [1.5, 0.0, 2.0]]),
+        jnp.array([[0.4, 1.0, 0.7], [0.8, 0.5, 1.3]]),
+    )
+
+
+def truth(prediction, interpolant):
+    """The closed-form field of one prediction."""
+    mixture = two_modes()
+    if prediction == "x0":
+
+        def noise(x, t, cond=None):
+            # E[x0 | x_t] = -sigma score, Tweedie's formula.
+            sigma = expand_like(interpolant.sigma(t), x)
+            return -sigma * analytic.score(mixture, interpolant)(x, t)
+
+        return noise
+    named = {
+        "velocity": analytic.velocity,
+        "x1": analytic.posterior_mean,
+        "score": analytic.score,
+    }
+    return named[prediction](mixture, interpolant)
+
+
+def points(key, t=(0.1, 0.5, 0.9)):
+    t = jnp.array(t)
+    return 2 * jax.random.normal(key, (len(t), 3)), t
+
+
+@pytest.mark.parametrize("source", PREDICTIONS)
+@pytest.mark.parametrize("target", PREDICTIONS)
+@pytest.mark.parametrize("name", INTERPOLANTS)
+def test_every_conversion_agrees_with_closed_form(key, name, source, target):
+    interpolant = INTERPOLANTS[name]()
+    x, t = points(key)
+    convert = fields.reparameterize(
+        truth(source, interpolant), interpolant, source=source, target=target
+    )
+    expected = truth(target, interpolant)(x, t)
+    np.testing.assert_allclose(convert(x, t), expected, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("target", ["x1", "x0"])
+@pytest.mark.parametrize("name", INTERPOLANTS)
+def test_velocity_is_convertible_at_both_ends(key, name, target):
+    interpolant = INTERPOLANTS[name]()
+    x, t = points(key, t=(0.0, 1.0))
+    field = fields.reparameterize(
+        truth("velocity", interpolant), interpolant, source="velocity", target=target
+    )
+    if name == "polynomial":
+        # D = -alpha' is zero at t=0 for a power above 1: nothing to divide by.
+        x, t = x[1:], t[1:]
+    expected = truth(target, interpolant)(x, t)
+    np.testing.assert_allclose(field(x, t), expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.usefixtures("untyped")
+def test_convert_refuses_what_it_cannot_do(key):
+    x, t = points(key)
+    linear = interpolants.linear()
+    latent = linear._replace(gamma=lambda t: t * (1 - t))
+    with pytest.raises(ValueError, match="`target` must be one of"):
+        fields.convert(x, x, t, linear, source="x1", target="noise")  # type: ignore
+    with pytest.raises(ValueError, match="without latent noise"):
+        fields.convert(x, x, t, latent, source="x1", target="x0")
+    with pytest.raises(ValueError, match=r"`value` must have shape \(3, 3\)"):
+        fields.convert(x[:2], x, t, linear, source="x1", target="x0")
+
+
+def average():
+    gaussian = analytic.gaussian(
+        jnp.array([0.5, -1.0, 0.0]), jnp.array([0.5, 1.5, 1.0])
+    )
+    linear = interpolants.linear()
+    return (
+        analytic.average_velocity(gaussian, linear),
+        analytic.velocity(gaussian, linear),
+        analytic.flow_map(gaussian, linear),
+    )
+
+
+def test_diagonal_and_flow_map_of_an_average_velocity(key):
+    u, v, X = average()
+    x, t = points(key)
+    s = jnp.array([0.4, 0.1, 1.0])
+    np.testing.assert_allclose(fields.diagonal(u)(x, t), v(x, t), rtol=1e-12)
+    np.testing.assert_allclose(fields.flow_map(u)(x, t, s), X(x, t, s), rtol=1e-12)
+
+
+def test_total_derivative_against_a_difference_along_the_trajectory(key):
+    u, v, X = average()
+    x, t = points(key)
+    s, h = jnp.array([0.4, 0.1, 1.0]), 1e-4
+    value, derivative = fields.total_derivative(u, x, t, s, v(x, t))
+    ahead, behind = (u(X(x, t, t + d), t + d, s) for d in (h, -h))
+    np.testing.assert_allclose(value, u(x, t, s), rtol=1e-12)
+    np.testing.assert_allclose(derivative, (ahead - behind) / (2 * h), atol=1e-7)
+
+
+def test_conditions_reach_the_field(key):
+    x, t = points(key)
+    scale = lambda x, *rest: x * rest[-1][:, None]  # noqa: E731
+    cond = jnp.array([1.0, 2.0, 3.0])
+    np.testing.assert_array_equal(fields.diagonal(scale)(x, t, cond), x * cond[:, None])
+    moved = fields.flow_map(scale)(x, t, t + 1, cond)
+    np.testing.assert_allclose(moved, x + x * cond[:, None])
+    _, derivative = fields.total_derivative(scale, x, t, t, x, cond)
+    np.testing.assert_allclose(derivative, x * cond[:, None])
+    np.testing.assert_allclose(fields.divergence(scale, x, t, cond), 3 * cond)
+
+
+@pytest.mark.parametrize("event", [(1,), (3,), (2, 2, 1)])
+def test_divergence_is_the_trace_of_the_jacobian(key, event):
+    x, t = jax.random.normal(key, (4, *event)), jnp.linspace(0, 1, 4)
+
+    def v(x, t, cond=None):
+        flat = x.reshape((len(x), -1))
+        mixed = jnp.sin(flat) + jnp.cumsum(flat**2, 1) * t[:, None]
+        return mixed.reshape(x.shape)
+
+    jacobian = jax.vmap(jax.jacfwd(lambda x, t: v(x[None], t[None])[0].ravel()))(x, t)
+    expected = jnp.trace(jacobian.reshape((4, x[0].size, -1)), axis1=1, axis2=2)
+    np.testing.assert_allclose(fields.divergence(v, x, t), expected, rtol=1e-12)
+
+
+def test_hutchinson_is_unbiased_with_the_variance_it_should_have(key):
+    matrix = jax.random.normal(key, (3, 3))
+    v = lambda x, t, cond=None: x @ matrix.T  # noqa: E731
+    x, t = jnp.zeros((20_000, 3)), jnp.zeros(20_000)
+    estimate = fields.hutchinson_divergence(key, v, x, t, probes=2)
+    symmetric = (matrix + matrix.T) / 2
+    variance = 2 * (jnp.sum(symmetric**2) - jnp.sum(jnp.diag(symmetric) ** 2)) / 2
+    error = jnp.sqrt(variance / len(x))
+    assert abs(estimate.mean() - jnp.trace(matrix)) < 4 * error
+    np.testing.assert_allclose(estimate.var(), variance, rtol=0.05)
+
+
+def test_hutchinson_is_exact_for_a_diagonal_jacobian(key):
+    x, t = points(key)
+    v = lambda x, t, cond=None: jnp.sin(x)  # noqa: E731
+    estimate = fields.hutchinson_divergence(key, v, x, t)
+    np.testing.assert_allclose(estimate, jnp.cos(x).sum(1), rtol=1e-12)
+    with pytest.raises(ValueError, match="`probes` must be at least 1"):
+        fields.hutchinson_divergence(key, v, x, t, probes=0)
