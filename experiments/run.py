@@ -1,0 +1,166 @@
+"""The run folder: where a training leaves what it did, and where it continues from.
+
+config.json        the resolved configuration
+metrics.jsonl      one line of metrics per logging interval
+checkpoints/       the newest states, written by orbax
+loss.png, samples.png, evaluation.json, evaluation.md
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from experiments import build, config
+from experiments.config import Experiment
+from flowjax.training import Checkpointer, TrainState, init_state
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file that is either the old one or the whole new one, never a part."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+
+
+def claim(run: Path, experiment: Experiment) -> None:
+    """Write the configuration into the folder of a run, new or continued.
+
+    Raises:
+        ValueError: if the folder belongs to another configuration.
+    """
+    run.mkdir(parents=True, exist_ok=True)
+    path = run / "config.json"
+    given = config.to_dict(experiment)
+    if path.is_file():
+        stored = json.loads(path.read_text())
+        if lines := _differences(stored, given):
+            raise ValueError(
+                f"{run} holds a run with another configuration; choose another --run "
+                "or go back to its values (old -> new):\n  " + "\n  ".join(lines)
+            )
+    if jax.process_index() == 0:
+        write_atomically(path, json.dumps(given, indent=2) + "\n")
+
+
+def _differences(stored: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
+    """Return ``part.entry: old -> new`` for what may not change in a run."""
+    absent = object()
+    lines = []
+    for part in sorted(stored.keys() | given.keys()):
+        old, new = stored.get(part, {}), given.get(part, {})
+        for entry in sorted(old.keys() | new.keys()):
+            name = f"{part}.{entry}"
+            free = part in config.MAY_DIFFER or name in config.MAY_DIFFER
+            if not free and old.get(entry, absent) != new.get(entry, absent):
+                lines.append(f"{name}: {old.get(entry)} -> {new.get(entry)}")
+    return lines
+
+
+class MetricLog:
+    """Appends JSON lines to a file; a continued run drops the lines it repeats."""
+
+    def __init__(self, path: Path, *, first_step: int):
+        """Open the log and forget the lines after ``first_step``.
+
+        They were written by a process that died before its next checkpoint. A last
+        line that was cut off is forgotten too.
+        """
+        self._path = path
+        if path.is_file():
+            kept = [row for row in read_metrics(path) if row["step"] <= first_step]
+            write_atomically(path, "".join(json.dumps(row) + "\n" for row in kept))
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Append one line; it is on disk when this returns."""
+        with self._path.open("a") as file:
+            file.write(json.dumps({"step": step, **metrics}) + "\n")
+
+
+def read_metrics(path: Path) -> list[dict[str, float]]:
+    """Return the rows of a metrics file, without a last line that was cut off."""
+    rows = []
+    for line in path.read_text().splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+class Trained(NamedTuple):
+    """What a run folder holds for sampling.
+
+    Attributes:
+        config: the run's configuration.
+        step: optimiser steps taken.
+        event: shape of one example.
+        num_classes: number of labels, or None.
+        u: the average-velocity field with the averaged parameters.
+        params: those parameters; pass them on when compiling to avoid constants.
+        apply: ``(params, x, t, s, cond) -> u``.
+    """
+
+    config: Experiment
+    step: int
+    event: tuple[int, ...]
+    num_classes: int | None
+    params: Any
+    apply: Any
+
+
+def restore(run: Path) -> Trained:
+    """Read the newest intact checkpoint of a run folder.
+
+    Raises:
+        FileNotFoundError: if the folder holds no configuration or no checkpoint.
+    """
+    experiment = config.load(run)
+    dataset = build.open_data(experiment.data, experiment.training.seed)
+    network = build.make_network(experiment, dataset.num_classes)
+    init = make_init(experiment, network, dataset)
+    # Abstract leaves on one device: reading needs no memory for a template, and no
+    # device of the machine that wrote.
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    template = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
+        jax.eval_shape(init, jax.random.key(0)),
+    )
+    folder = run / "checkpoints"
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{run} holds no checkpoints yet")
+    with Checkpointer(folder, read_only=True) as checkpointer:
+        restored = checkpointer.restore(template)
+    if restored is None:
+        raise FileNotFoundError(f"{run} holds no checkpoints yet")
+    state, step = restored
+    return Trained(
+        experiment,
+        step,
+        dataset.event,
+        dataset.num_classes,
+        state.ema_params,
+        network.apply,
+    )
+
+
+def make_init(experiment: Experiment, network: Any, dataset: build.Dataset) -> Any:
+    """Return ``key -> TrainState``, traceable."""
+    steps = experiment.training.steps
+    optimizer = build.make_optimizer(experiment.optimizer, steps)
+    parameters = partial(
+        build.init_parameters,
+        network,
+        event=dataset.event,
+        num_classes=dataset.num_classes,
+    )
+
+    def init(key: Any) -> TrainState:
+        key_params, key_training = jax.random.split(key)
+        return init_state(key_training, parameters(key_params), optimizer)
+
+    return init

@@ -1,0 +1,120 @@
+"""Sampling from a run folder: named samplers over one trained field."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.run import Trained
+from flowjax import guidance, sampling, times
+from flowjax.fields import diagonal
+
+
+class Samples(NamedTuple):
+    """What one sampler gave.
+
+    Attributes:
+        x: samples [n, *event].
+        evaluations: network evaluations per sample; the adaptive solver's are the
+            largest over the batches.
+    """
+
+    x: np.ndarray
+    evaluations: int
+
+
+Sampler = Callable[[Any, Any, Any], tuple[Any, Any]]
+"""``(params, x0, labels) -> (x1, evaluations)``, traceable."""
+
+
+def jumps(trained: Trained, steps: int, scale: float = 1.0) -> Sampler:
+    """Return the sampler of ``steps`` equal steps with one evaluation each.
+
+    Flow-map jumps, or Euler steps for a network that only knows the velocity.
+    """
+    grid = times.uniform_grid(steps)
+
+    def sample(params: Any, x0: Any, labels: Any) -> tuple[Any, Any]:
+        u, cost = _field(trained, params, scale)
+        if trained.config.objective.name == "flow_matching":
+            x, stats = sampling.ode(
+                diagonal(u), x0, cond=labels, solver=diffrax.Euler(), grid=grid
+            )
+            return x, cost * stats.nfe
+        return sampling.few_step(u, x0, cond=labels, grid=grid), cost * steps
+
+    return sample
+
+
+def adaptive(trained: Trained, tolerance: float, scale: float = 1.0) -> Sampler:
+    """Return the sampler that integrates the velocity u(x, t, t) with Tsit5."""
+
+    def sample(params: Any, x0: Any, labels: Any) -> tuple[Any, Any]:
+        u, cost = _field(trained, params, scale)
+        x, stats = sampling.ode(
+            diagonal(u), x0, cond=labels, rtol=tolerance, atol=tolerance
+        )
+        return x, cost * stats.nfe
+
+    return sample
+
+
+def _field(trained: Trained, params: Any, scale: float) -> tuple[Any, int]:
+    """Return the (guided) field and its network evaluations per call."""
+    u = partial(trained.apply, params)
+    if scale == 1.0:
+        return u, 1
+    if trained.num_classes is None:
+        raise ValueError("guidance needs labels, and this run was trained without")
+    null = trained.num_classes
+    return guidance.classifier_free(u, scale=scale, null=null), 2
+
+
+def draw(
+    trained: Trained,
+    sampler: Sampler,
+    labels: Sequence[int] | np.ndarray | None,
+    *,
+    count: int,
+    seed: int,
+    batch_size: int,
+) -> Samples:
+    """Draw ``count`` samples, ``batch_size`` at a time.
+
+    The noise of sample i depends on the seed and i alone: samplers are compared on the
+    same noise, whatever the batch size.
+
+    Raises:
+        ValueError: if a label is out of range or the run has none.
+        FloatingPointError: if a sample is not finite, as after a failed solve.
+    """
+    if labels is not None:
+        labels = np.asarray(labels, np.int32)
+        if trained.num_classes is None:
+            raise ValueError("this run was trained without labels; got labels")
+        if not ((labels >= 0) & (labels < trained.num_classes)).all():
+            raise ValueError(
+                f"labels must lie in 0..{trained.num_classes - 1}; got {labels}"
+            )
+    keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(
+        jnp.arange(count)
+    )
+    normal = jax.jit(jax.vmap(partial(jax.random.normal, shape=trained.event)))
+    compiled = jax.jit(sampler)
+    parts, evaluations = [], 0
+    for start in range(0, count, batch_size):
+        rows = slice(start, min(start + batch_size, count))
+        cond = None if labels is None else jnp.asarray(labels[rows])
+        x, nfe = compiled(trained.params, normal(keys[rows]), cond)
+        if not np.isfinite(x).all():
+            raise FloatingPointError(
+                f"samples {rows.start} to {rows.stop - 1} are not all finite: the "
+                "solver failed or the network diverged"
+            )
+        parts.append(np.asarray(x))
+        evaluations = max(evaluations, int(nfe))
+    return Samples(np.concatenate(parts), evaluations)
