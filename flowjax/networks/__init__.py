@@ -1,0 +1,13 @@
+"""Networks (Flax Linen) with the signature of an average-velocity field.
+
+Every network is called as ``net.apply(params, x, t, s, cond)``, so
+``functools.partial(net.apply, params)`` is an `AverageVelocityField`; its diagonal
+``u(x, t, t, cond)`` is a velocity field. All pass `jax.jvp` and the gradient of it, and
+hold no state and draw no random numbers after initialisation.
+"""
+
+from flowjax.networks.dit import DiT
+from flowjax.networks.embeddings import Conditioning, TimeEmbedding, sinusoidal
+from flowjax.networks.mlp import MLP
+
+__all__ = ["MLP", "Conditioning", "DiT", "TimeEmbedding", "sinusoidal"]

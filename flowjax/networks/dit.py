@@ -1,0 +1,292 @@
+"""The diffusion transformer for images, as an average-velocity field.
+
+Plain ``jnp`` throughout: no fused kernel with a custom reverse rule, so `jax.jvp` and
+its gradient pass. `jax.nn.dot_product_attention` would pass too, but it takes the
+softmax in float32 even of float64 logits.
+
+References:
+    Peebles and Xie 2022, Scalable Diffusion Models with Transformers, arXiv:2212.09748.
+"""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from flowjax._typing import Condition, State, Time
+from flowjax.networks.embeddings import (
+    MAX_FREQUENCY,
+    Conditioning,
+    at_least_float32,
+    check_input,
+    check_labels,
+    check_times,
+    position_table,
+)
+
+_xavier = nn.initializers.xavier_uniform()
+_zeros = nn.initializers.zeros
+
+
+class DiT(nn.Module):
+    """Transformer over image patches with adaLN-zero conditioning.
+
+    The output is exactly zero at initialisation. Images of other sizes than the one the
+    parameters were made with are accepted: the positions are computed, not learned.
+
+    Attributes:
+        patch_size: side of a square patch, in pixels.
+        width: features of a token; a multiple of 4 and of ``num_heads``.
+        depth: number of blocks.
+        num_heads: attention heads.
+        mlp_ratio: hidden features of a block's MLP over ``width``.
+        num_classes: number of labels, the null class not counted, or None.
+        max_frequency: highest frequency of the time features.
+        qk_norm: normalise queries and keys by their root mean square.
+        remat: recompute the blocks in the backward pass instead of storing them.
+        scan: run the blocks as one `jax.lax.scan` over stacked parameters: compile
+            time no longer grows with ``depth``. XLA's cost analysis then counts one
+            block only.
+        dtype: dtype of the blocks' arithmetic. Layer norms, modulations, softmax,
+            embeddings and the last layer use at least float32.
+        param_dtype: dtype of the parameters.
+    """
+
+    patch_size: int
+    width: int
+    depth: int
+    num_heads: int
+    mlp_ratio: int = 4
+    num_classes: int | None = None
+    max_frequency: float = MAX_FREQUENCY
+    qk_norm: bool = False
+    remat: bool = False
+    scan: bool = False
+    dtype: DTypeLike = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: State, t: Time, s: Time, cond: Condition = None) -> State:
+        """Return the average velocity over [t, s] at ``x``.
+
+        Args:
+            x: images [batch, height, width, channels].
+            t: times [batch].
+            s: destination times [batch]; ``s = t`` gives the velocity.
+            cond: labels [batch], ``num_classes`` being the null class; None: all null.
+
+        Returns:
+            An array of the shape of ``x``, float32 or the dtype of ``x`` if wider.
+
+        Raises:
+            ValueError: if shapes, dtypes or hyper-parameters do not fit together, or a
+                known label is out of range.
+        """
+        self._check(x, t, s, cond)
+        wide = at_least_float32(self.dtype)
+        dense = functools.partial(
+            nn.Dense, param_dtype=self.param_dtype, kernel_init=_xavier
+        )
+        c = Conditioning(
+            self.width,
+            num_classes=self.num_classes,
+            max_frequency=self.max_frequency,
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+            name="conditioning",
+        )(t, s, cond)
+        c = nn.silu(c)[:, None, :]
+
+        rows, columns = (size // self.patch_size for size in x.shape[1:3])
+        positions = jnp.asarray(position_table(rows, columns, self.width), wide)
+        h = dense(self.width, dtype=wide, name="input")(patchify(x, self.patch_size))
+        h = self._blocks((h + positions[None]).astype(self.dtype), c)
+
+        shift, scale = jnp.split(
+            dense(2 * self.width, dtype=wide, kernel_init=_zeros, name="modulation")(c),
+            2,
+            axis=-1,
+        )
+        h = layer_norm(h) * (1 + scale) + shift
+        features = self.patch_size**2 * x.shape[-1]
+        h = dense(features, dtype=wide, kernel_init=_zeros, name="output")(h)
+        return unpatchify(h, rows, columns, self.patch_size).astype(
+            at_least_float32(x.dtype)
+        )
+
+    def _blocks(
+        self, h: Float[Array, "batch tokens w"], c: Float[Array, "batch 1 w"]
+    ) -> Float[Array, "batch tokens w"]:
+        """Apply the blocks, in a loop or a scan, stored or recomputed."""
+        block = DiTBlock
+        if self.remat:
+            # Inside a scan the loop itself keeps XLA from merging the recomputation.
+            block = nn.remat(block, prevent_cse=not self.scan)
+        make = functools.partial(
+            block,
+            num_heads=self.num_heads,
+            mlp_ratio=self.mlp_ratio,
+            qk_norm=self.qk_norm,
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+        )
+        if not self.scan:
+            for i in range(self.depth):
+                h, _ = make(name=f"block_{i}")(h, c)
+            return h
+        scanned = nn.scan(
+            block,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=nn.broadcast,  # pyright: ignore[reportArgumentType]
+            length=self.depth,
+        )
+        h, _ = scanned(**make.keywords, name="blocks")(h, c)
+        return h
+
+    def _check(self, x: Array, t: Array, s: Array, cond: Condition) -> None:
+        """Raise ValueError unless the hyper-parameters and inputs fit together."""
+        if self.width % self.num_heads or self.width % 4:
+            raise ValueError(
+                f"`width` must be a multiple of 4 and of `num_heads`={self.num_heads}; "
+                f"got {self.width}"
+            )
+        check_input(
+            x,
+            ("batch", "height", "width", "channels"),
+            self.variables.get("params", {}),
+            features=self.patch_size**2 * x.shape[-1],
+            name="input",
+        )
+        if x.shape[1] % self.patch_size or x.shape[2] % self.patch_size:
+            raise ValueError(
+                "the height and width of `x` must be multiples of `patch_size`="
+                f"{self.patch_size}; got shape {x.shape}"
+            )
+        check_times(t, s, len(x))
+        check_labels(cond, len(x), self.num_classes)
+
+
+class DiTBlock(nn.Module):
+    """Attention and MLP, each on a modulated layer norm and behind a gate.
+
+    ``h += g1 * attention(LN(h) (1 + b1) + a1);  h += g2 * mlp(LN(h) (1 + b2) + a2)``
+    where (a1, b1, g1, a2, b2, g2) is a linear function of ``c``, zero at the start.
+    Returns ``(h, None)``, the form that `flax.linen.scan` wants.
+    """
+
+    num_heads: int
+    mlp_ratio: int = 4
+    qk_norm: bool = False
+    dtype: DTypeLike = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, h: Float[Array, "batch tokens w"], c: Float[Array, "batch 1 w"]
+    ) -> tuple[Float[Array, "batch tokens w"], None]:
+        """Return the new tokens and None."""
+        width = h.shape[-1]
+        dense = functools.partial(
+            nn.Dense,
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+            kernel_init=_xavier,
+        )
+        modulation = dense(
+            6 * width, dtype=c.dtype, kernel_init=_zeros, name="modulation"
+        )(c)
+        a1, b1, g1, a2, b2, g2 = jnp.split(modulation, 6, axis=-1)
+
+        y = (layer_norm(h) * (1 + b1) + a1).astype(self.dtype)
+        # No bias: the shift a1 passes through the same kernel, and a key's bias would
+        # drop out of the softmax.
+        qkv = dense(3 * width, use_bias=False, name="qkv")(y)
+        q, k, v = split_heads(qkv, self.num_heads)
+        if self.qk_norm:
+            q, k = (
+                _RMSNorm(param_dtype=self.param_dtype, name=n)(z)
+                for n, z in (("query_norm", q), ("key_norm", k))
+            )
+        y = dense(width, name="projection")(attention(q, k, v))
+        h = h + (g1 * y.astype(g1.dtype)).astype(h.dtype)
+
+        y = (layer_norm(h) * (1 + b2) + a2).astype(self.dtype)
+        y = nn.gelu(dense(self.mlp_ratio * width, name="mlp_in")(y))
+        y = dense(width, name="mlp_out")(y)
+        return h + (g2 * y.astype(g2.dtype)).astype(h.dtype), None
+
+
+class _RMSNorm(nn.Module):
+    """Division by the root mean square over the last axis, and a learned scale."""
+
+    param_dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*axes d"]) -> Float[Array, "*axes d"]:
+        scale = self.param(
+            "scale", nn.initializers.ones, x.shape[-1:], self.param_dtype
+        )
+        y = x.astype(at_least_float32(x.dtype))
+        y = y * jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + 1e-6)
+        scale = scale.astype(y.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
+        return (y * scale).astype(x.dtype)
+
+
+def layer_norm(x: Float[Array, "*axes d"]) -> Float[Array, "*axes d"]:
+    """Return ``(x - mean) / sqrt(variance + 1e-6)`` over the last axis, unscaled.
+
+    In float32 or the dtype of ``x``, whichever is wider.
+    """
+    x = x.astype(at_least_float32(x.dtype))
+    x = x - x.mean(-1, keepdims=True)
+    return x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + 1e-6)
+
+
+def split_heads(
+    qkv: Float[Array, "batch tokens w3"], num_heads: int
+) -> tuple[Float[Array, "batch heads tokens d"], ...]:
+    """Split a joint projection into q, k, v [batch, heads, tokens, d]."""
+    batch, tokens, features = qkv.shape
+    qkv = qkv.reshape(batch, tokens, 3, num_heads, features // (3 * num_heads))
+    return tuple(qkv.transpose(2, 0, 3, 1, 4))
+
+
+def attention(
+    q: Float[Array, "batch heads tokens d"],
+    k: Float[Array, "batch heads tokens d"],
+    v: Float[Array, "batch heads tokens d"],
+) -> Float[Array, "batch tokens w"]:
+    """Return ``softmax(q k' / sqrt(d)) v``, the heads concatenated.
+
+    Logits and softmax in at least float32. The batch and head axes lead, so both
+    products are batched matrix products; the ``bqhd`` layout is slower on a CPU.
+    """
+    batch, heads, tokens, size = q.shape
+    dtype = at_least_float32(q.dtype)
+    logits = jnp.matmul(q, k.swapaxes(-1, -2), preferred_element_type=dtype)
+    weights = jax.nn.softmax(logits * size**-0.5, axis=-1).astype(v.dtype)
+    out = jnp.matmul(weights, v).transpose(0, 2, 1, 3)
+    return out.reshape(batch, tokens, heads * size)
+
+
+def patchify(
+    x: Float[Array, "batch height width channels"], size: int
+) -> Float[Array, "batch tokens features"]:
+    """Cut images into square patches, row by row, each flattened."""
+    batch, height, width, channels = x.shape
+    rows, columns = height // size, width // size
+    x = x.reshape(batch, rows, size, columns, size, channels)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, rows * columns, -1)
+
+
+def unpatchify(
+    x: Float[Array, "batch tokens features"], rows: int, columns: int, size: int
+) -> Float[Array, "batch height width channels"]:
+    """Invert `patchify` for ``rows * columns`` patches of side ``size``."""
+    batch = len(x)
+    x = x.reshape(batch, rows, columns, size, size, -1).transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(batch, rows * size, columns * size, -1)
