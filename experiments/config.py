@@ -44,9 +44,9 @@ class Network:
     """Number of blocks."""
     num_heads: int = 4
     """Attention heads of the DiT."""
-    patch_size: int = 2
+    patch_size: int = 4
     """Side of a patch of the DiT in pixels."""
-    max_frequency: float = 16.0
+    max_frequency: float = 4.0
     """Highest angular frequency of the time features."""
     qk_norm: bool = False
     """Normalise queries and keys in the DiT."""
@@ -72,7 +72,7 @@ class Objective:
     """Location of the logit-normal times; positive is nearer the data."""
     time_std: float = 1.0
     """Scale of the logit-normal times."""
-    share_equal: float = 0.75
+    share_equal: float = 0.5
     """mean_flow: share of the rows with s = t, which need no derivative."""
     weight_power: float = 0.0
     """mean_flow: power of the adaptive weight; 0 is unbiased, 1 usual for images."""
@@ -92,7 +92,7 @@ class Objective:
 class Optimizer:
     """Adam with a warm-up, a schedule, clipping and an average of the parameters."""
 
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     """Peak learning rate."""
     schedule: Literal["constant", "cosine"] = "cosine"
     """After the warm-up: stay, or fall to 1 % of the peak along a cosine."""
@@ -104,7 +104,7 @@ class Optimizer:
     """Decoupled weight decay."""
     clip_norm: float = 1.0
     """Largest 2-norm of the gradient."""
-    ema_half_life: float = 200.0
+    ema_half_life: float = 100.0
     """Half-life of the parameter average, in steps."""
     ema_ramp_up: float | None = 0.1
     """The half-life is at most this share of the steps so far; None: no bound."""

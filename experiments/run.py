@@ -93,24 +93,25 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
 
 
 class Trained(NamedTuple):
-    """What a run folder holds for sampling.
+    """What a run folder holds.
 
     Attributes:
         config: the run's configuration.
         step: optimiser steps taken.
         event: shape of one example.
         num_classes: number of labels, or None.
-        u: the average-velocity field with the averaged parameters.
-        params: those parameters; pass them on when compiling to avoid constants.
-        apply: ``(params, x, t, s, cond) -> u``.
+        apply: ``(params, x, t, s, cond) -> u``, the average-velocity field.
+        params: its averaged parameters, to be passed on when compiling.
+        state: the whole training state.
     """
 
     config: Experiment
     step: int
     event: tuple[int, ...]
     num_classes: int | None
-    params: Any
     apply: Any
+    params: Any
+    state: TrainState
 
 
 def restore(run: Path) -> Trained:
@@ -143,8 +144,9 @@ def restore(run: Path) -> Trained:
         step,
         dataset.event,
         dataset.num_classes,
-        state.ema_params,
         network.apply,
+        state.ema_params,
+        state,
     )
 
 
