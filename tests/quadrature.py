@@ -1,13 +1,14 @@
-"""Expectations over (x_t, v_c) by Gauss-Hermite nodes instead of Monte Carlo.
+"""Expectations over (x_t, v_c) by deterministic nodes instead of Monte Carlo.
 
-Given component k of Gaussian-mixture data, (x_t, v_c) is jointly Gaussian. Rotated
-coordinates x_t = mean + std n1, v_c = v_k(x_t) + residual_std n2 make polynomial losses
-exact and the rule symmetric in n2, so that a stationary point shows as a zero to
-rounding.
+x_t runs over a uniform grid weighted by its density: the trapezoidal rule converges
+exponentially, even where the posterior weights of a mixture switch steeply. Given x_t
+and component k of the data, v_c is Gaussian and Gauss-Hermite nodes make losses that
+are polynomial in it exact. A stationary point then shows as a zero to rounding.
 """
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
@@ -20,29 +21,33 @@ class Quadrature(NamedTuple):
     weights: Array  # [batch], sums to 1
 
 
-def joint_quadrature(mixture, interpolant: Interpolant, t: float, nodes: int = 40):
+def joint_quadrature(mixture, interpolant: Interpolant, t: float, *, nodes=(320, 4)):
     """Nodes over (x_t, v_c) for 1-D mixture data (means, stds of shape [k, 1])."""
-    n, w = np.polynomial.hermite_e.hermegauss(nodes)
-    w = w / w.sum()
-    first, second = (a.ravel() for a in np.meshgrid(n, n, indexing="ij"))
-    weight = np.outer(w, w).ravel()
+    shares, means, stds = mixture.weights[:, None], mixture.means, mixture.stds
     c = coefficients(interpolant, jnp.asarray(t, dtype=float))
-    xs, vs, ws = [], [], []
-    for share, mean, std in zip(*(np.asarray(a) for a in mixture), strict=True):
-        variance = c.alpha**2 * std**2 + c.sigma**2
-        covariance = c.alpha * c.d_alpha * std**2 + c.sigma * c.d_sigma
-        total = c.d_alpha**2 * std**2 + c.d_sigma**2
-        residual = jnp.sqrt(jnp.maximum(total - covariance**2 / variance, 0.0))
-        x = c.alpha * mean + jnp.sqrt(variance) * first
-        velocity = c.d_alpha * mean + covariance / variance * (x - c.alpha * mean)
-        xs.append(x)
-        vs.append(velocity + residual * second)
-        ws.append(share * weight)
-    x, v = (jnp.concatenate(a)[:, None] for a in (xs, vs))
+    centre = c.alpha * means
+    variance = c.alpha**2 * stds**2 + c.sigma**2
+    covariance = c.alpha * c.d_alpha * stds**2 + c.sigma * c.d_sigma
+    total = c.d_alpha**2 * stds**2 + c.d_sigma**2
+    spread = jnp.sqrt(jnp.maximum(total - covariance**2 / variance, 0.0))
+
+    reach = 9 * jnp.sqrt(variance)
+    x = jnp.linspace((centre - reach).min(), (centre + reach).max(), nodes[0])[None]
+    log_joint = (
+        jnp.log(shares) - (x - centre) ** 2 / (2 * variance) - jnp.log(variance) / 2
+    )
+    weight = jax.nn.softmax(log_joint.ravel()).reshape(log_joint.shape)  # [k, x]
+
+    n, w = np.polynomial.hermite_e.hermegauss(nodes[1])
+    n, w = jnp.asarray(n)[:, None, None], jnp.asarray(w / w.sum())[:, None, None]
+    mean = c.d_alpha * means + covariance / variance * (x - centre)
+    v = mean[None] + spread[None] * n
+    x = jnp.broadcast_to(x[None], v.shape).reshape((-1, 1))
     # x0 and x1 follow from x and v; no objective of this room reads them.
-    x1 = jnp.full_like(x, jnp.nan)
+    unused = jnp.full_like(x, jnp.nan)
     times = jnp.full((len(x),), t, dtype=x.dtype)
-    return Quadrature(Path(x, times, v, x1, x1), jnp.asarray(np.concatenate(ws)))
+    path = Path(x, times, v.reshape((-1, 1)), unused, unused)
+    return Quadrature(path, (w * weight[None]).ravel())
 
 
 def smooth_features(x: Array, t: Array, s: Array) -> Array:

@@ -1,0 +1,264 @@
+"""Checkpoints of a run: state, position in the data, configuration.
+
+One folder per run, one subfolder per saved step. Orbax writes it asynchronously under
+a temporary name and renames it when it is complete, so a process killed in the middle
+leaves nothing that passes for a checkpoint. Against files that are damaged later, the
+checksum of every array is stored and compared when it is read.
+"""
+
+import warnings
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+from orbax.checkpoint import checkpoint_managers
+
+from flowjax.training import _record
+from flowjax.training._record import Resumable
+from flowjax.training.state import TrainState
+
+_RECORD = ("config", "leaves", "checksums", "cursors")
+
+
+class Checkpointer:
+    """Saves and restores a run in one folder.
+
+    A context manager; leaving it waits until everything is written.
+
+        with Checkpointer(folder, config=config) as checkpointer:
+            restored = checkpointer.restore(executor.gather(state), data)
+            ...
+            checkpointer.save(step, executor.gather(state), data)
+    """
+
+    def __init__(
+        self,
+        directory: str | Path,
+        *,
+        keep: int = 3,
+        config: Mapping[str, Any] | None = None,
+        may_differ: Collection[str] = (),
+        read_only: bool = False,
+    ):
+        """Open or create the folder of a run.
+
+        Args:
+            directory: the folder; all processes must see the same one.
+            keep: how many of the newest checkpoints stay.
+            config: what defines the run, of any nesting that JSON can represent. It is
+                stored with every checkpoint and must be the same when restoring. None
+                stores nothing and accepts every stored configuration.
+            may_differ: names of entries of ``config`` that may change between saving
+                and restoring, such as the number of steps; ``"a.b"`` is the entry b of
+                a, and ``"a"`` all of a.
+            read_only: leave the folder as it is, for reading next to a running
+                training. Otherwise what an interrupted save left behind is removed.
+
+        Raises:
+            ValueError: if ``keep`` is not positive or JSON can't represent ``config``.
+            FileNotFoundError: if ``read_only`` and there is no such folder.
+        """
+        if keep < 1:
+            raise ValueError(f"`keep` must be at least 1; got {keep}")
+        self._directory = Path(directory).absolute()
+        if read_only and not self._directory.is_dir():
+            raise FileNotFoundError(f"there is no folder {self._directory}")
+        self._config = None if config is None else _record.as_json(config)
+        self._may_differ = tuple(may_differ)
+        self._read_only = read_only
+        self._manager = ocp.CheckpointManager(
+            self._directory,
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=checkpoint_managers.LatestN(keep),
+                create=not read_only,
+                cleanup_tmp_directories=not read_only,
+            ),
+        )
+
+    def save(
+        self, step: int, state: TrainState, data_iterator: Resumable | None = None
+    ) -> None:
+        """Start saving; return as soon as ``state`` may be donated to the next step.
+
+        Args:
+            step: the number of the checkpoint, larger than all in the folder.
+            state: on one device or in the layout of `Executor.gather`.
+            data_iterator: its position is saved; every process gives its own.
+
+        Raises:
+            ValueError: if the folder is read-only, holds this or a later step, or an
+                array of the state has no elements.
+        """
+        if self._read_only:
+            raise ValueError(f"{self._directory} was opened with read_only=True")
+        latest = self._manager.latest_step()
+        if latest is not None and latest >= step:
+            raise ValueError(
+                f"{self._directory} already holds step {latest}, can't save step "
+                f"{step}: restore the run first or choose another folder"
+            )
+        _record.check_storable(state)
+        record = {
+            "config": self._config,
+            "leaves": _record.describe(state),
+            "checksums": _record.checksums(state),
+            "cursors": _record.cursors(data_iterator),
+        }
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(state), record=ocp.args.JsonSave(record)
+            ),
+            force=True,
+        )
+
+    def restore(
+        self, template: TrainState, data_iterator: Resumable | None = None
+    ) -> tuple[TrainState, int] | None:
+        """Return the newest intact state and its step, or None from an empty folder.
+
+        A checkpoint that can't be read, or whose arrays don't have the stored
+        checksums, is passed over with a warning. Once an older one is found, the
+        damaged ones are renamed to ``damaged-<step>`` (unless read-only), which makes
+        room for saving these steps again.
+
+        Args:
+            template: a state whose structure, shapes, dtypes and shardings are those
+                to restore, such as ``executor.gather(executor.init(key))``, or a
+                `jax.ShapeDtypeStruct` in the place of each array. Not modified.
+            data_iterator: moved to the saved position.
+
+        Raises:
+            ValueError: if the stored configuration differs from this one, the stored
+                arrays don't have the names, shapes or dtypes of the template, or
+                there is no position for ``data_iterator``.
+            RuntimeError: if there are checkpoints and all of them are damaged.
+        """
+        self.wait()
+        damaged: dict[int, Exception] = {}
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            # The two kinds of trouble must not be confused: damage leads to an older
+            # checkpoint, a checkpoint of another run or network to an error.
+            try:
+                record = self._read_record(step)
+            except Exception as error:
+                self._pass_over(step, error, damaged)
+                continue
+            self._check_run(record, template)
+            cursor = _record.own_cursor(record["cursors"], data_iterator)
+            try:
+                state = self._read_state(step, template, record["checksums"])
+            except Exception as error:
+                self._pass_over(step, error, damaged)
+                continue
+            self._set_aside(damaged)
+            if data_iterator is not None:
+                data_iterator.set_state(cursor)
+            return state, step
+        if damaged:
+            raise RuntimeError(
+                f"all checkpoints in {self._directory} are damaged: "
+                + "; ".join(f"step {n}: {_headline(e)}" for n, e in damaged.items())
+            ) from next(iter(damaged.values()))
+        return None
+
+    def stored_config(self) -> dict[str, Any] | None:
+        """Return the configuration of the newest readable checkpoint, None without."""
+        self.wait()
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                return self._read_record(step)["config"]
+            except Exception as error:
+                self._pass_over(step, error, {})
+        return None
+
+    def wait(self) -> None:
+        """Return when everything is written; raise what went wrong meanwhile."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Wait, then release the threads that write."""
+        self._manager.close()
+
+    def __enter__(self) -> "Checkpointer":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _read_record(self, step: int) -> dict[str, Any]:
+        restored = self._manager.restore(
+            step, args=ocp.args.Composite(record=ocp.args.JsonRestore())
+        )
+        return {name: restored["record"][name] for name in _RECORD}
+
+    def _read_state(
+        self, step: int, template: TrainState, checksums: Mapping[str, int]
+    ) -> TrainState:
+        state = self._manager.restore(
+            step, args=ocp.args.Composite(state=ocp.args.StandardRestore(template))
+        )["state"]
+        read = _record.checksums(state)
+        if wrong := [name for name in read if read[name] != checksums.get(name)]:
+            raise RuntimeError(f"checksums differ for {', '.join(wrong)}")
+        return state
+
+    def _check_run(self, record: Mapping[str, Any], template: TrainState) -> None:
+        """Raise ValueError if the checkpoint is of another run or another network."""
+        differ = []
+        if self._config is not None:
+            differ = _record.config_differences(
+                record["config"], self._config, self._may_differ
+            )
+        if differ:
+            raise ValueError(
+                f"{self._directory} belongs to a run with another configuration "
+                "(stored -> given): " + "; ".join(differ)
+            )
+        if differ := _record.leaf_differences(record["leaves"], template):
+            raise ValueError(
+                f"the state stored in {self._directory} does not fit the template "
+                "(stored -> template): " + "; ".join(differ)
+            )
+
+    def _pass_over(
+        self, step: int, error: Exception, damaged: dict[int, Exception]
+    ) -> None:
+        damaged[step] = error
+        warnings.warn(
+            f"step {step} in {self._directory} is damaged and passed over: "
+            + _headline(error),
+            RuntimeWarning,
+            stacklevel=3,
+        )
+
+    def _set_aside(self, damaged: Collection[int]) -> None:
+        """Rename damaged checkpoints: they would block saving and count as newest."""
+        if self._read_only or not damaged:
+            return
+        if jax.process_index() == 0:
+            for step in damaged:
+                self._rename(step)
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices("damaged checkpoints set aside")
+        self._manager.reload()
+
+    def _rename(self, step: int) -> None:
+        names = (f"damaged-{step}" + "+" * i for i in range(1000))
+        target = next(n for n in names if not (self._directory / n).exists())
+        (self._directory / str(step)).rename(self._directory / target)
+
+
+def _headline(error: Exception) -> str:
+    """Return the first line: TensorStore appends the whole specification of a store."""
+    first = (str(error).splitlines() or [""])[0]
+    return f"{type(error).__name__}: {first[:300]}"
