@@ -24,14 +24,14 @@ class LineMixture(NamedTuple):
 def _logit_cdf(line: LineMixture, x: Float[Array, "batch"]) -> Float[Array, "batch"]:
     """Return ``log F(x) - log(1 - F(x))``, which keeps all digits in both tails."""
     z = (x[:, None] - line.means) / line.scales
-
     # The default order of the tail series is good to 4e-9 only; this one to rounding.
-    def log_tail(z: Float[Array, "batch k"]) -> Float[Array, "batch"]:
-        return logsumexp(line.log_weights + log_ndtr(z, series_order=10), axis=1)
+    log_tails = log_ndtr(jnp.stack([z, -z]), series_order=10)
+    below, above = logsumexp(line.log_weights[None] + log_tails, axis=2)
+    return below - above
 
-    return log_tail(z) - log_tail(-z)
 
-
+# Compiled as one: outside jit its many small operations would be compiled one by one.
+@jax.jit
 def rearrange(
     start: LineMixture,
     end: LineMixture,
@@ -44,7 +44,7 @@ def rearrange(
     y = jnp.where(still, x, _bisect(*fixed))
     y = jax.lax.stop_gradient(y)
     # Implicit differentiation as one Newton step whose value is subtracted: between
-    # far modes the slope almost vanishes, and rounding over slope would move y.
+    # far modes the slope almost vanishes, and rounding over slope could move y.
     _, slope = jax.jvp(lambda y: _logit_cdf(end, y), (y,), (jnp.ones_like(y),))
     slope = jax.lax.stop_gradient(jnp.maximum(slope, jnp.finfo(x.dtype).tiny))
     residual = _logit_cdf(end, y) - level
@@ -65,7 +65,7 @@ def _bisect(
     low = (end.means + end.scales * z_min).min(axis=1)
     high = (end.means + end.scales * z_max).max(axis=1)
 
-    def halve(_: int, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
+    def halve(_: object, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = bracket
         middle = low + (high - low) / 2
         below = _logit_cdf(end, middle) < level

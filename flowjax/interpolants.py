@@ -118,8 +118,8 @@ def sample_path(
         z: latent noise [batch, *event]; needed exactly when ``gamma`` is set.
 
     Returns:
-        The `Path`, in the dtype of ``x1``. At a time where ``sigma'`` diverges (t=1 of
-        the variance-preserving interpolants) so does its ``v``.
+        The `Path`, in the dtype of ``x1``. At a time where ``sigma'`` or ``gamma'``
+        diverges (t=1 of the variance-preserving interpolants) so does its ``v``.
 
     Raises:
         ValueError: if shapes, dtypes or times do not fit, or ``z`` is missing or extra.
@@ -131,11 +131,17 @@ def sample_path(
     check_state("x0", x0, like=x1)
     check_time("t", t, len(x1))
     check_condition(cond, len(x1))
-    if x0.dtype != x1.dtype:
-        raise ValueError(f"`x0` must have the dtype of `x1`={x1.dtype}; got {x0.dtype}")
+    for name, x in (("x0", x0), ("z", z)):
+        if x is not None and x.dtype != x1.dtype:
+            raise ValueError(
+                f"`{name}` must have the dtype of `x1`={x1.dtype}; got {x.dtype}"
+            )
     if (interpolant.gamma is None) != (z is None):
-        expected = "no `z`" if interpolant.gamma is None else "latent noise `z`"
-        raise ValueError(f"this interpolant takes {expected}; got z={z}")
+        expected = "no" if interpolant.gamma is None else "a"
+        got = "none" if z is None else f"one of shape {z.shape}"
+        raise ValueError(f"this interpolant takes {expected} latent `z`; got {got}")
+    if z is not None:
+        check_state("z", z, like=x1)
     c = coefficients(interpolant, t)
 
     def combine(a: Array, b: Array, g: Array) -> Array:

@@ -1,0 +1,279 @@
+"""Sampling by integrating the probability-flow ODE ``dx/dt = v(x, t, cond)``.
+
+From noise at t=0 to data at t=1, or back; on a fixed grid or with adaptive steps; to
+the end, to given times, or as a function of time. Call these under `jax.jit`: outside
+it every call traces and compiles the solve anew.
+
+All three functions share one solve and three promises: a row's accuracy does not depend
+on its neighbours, ``nfe`` counts what was spent, and a failure shows as NaN and in the
+statistics.
+
+References:
+    Kidger 2022, On Neural Differential Equations, arXiv:2202.02435 (diffrax).
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypedDict, Unpack
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from flowjax._typing import Condition, State, VelocityField
+from flowjax.sampling._inputs import check_slope, start_state, times_within
+from flowjax.sampling._steps import Cost, cold_starts, plan_steps, solver_cost
+
+
+class OdeStats(NamedTuple):
+    """What a solve cost and how it ended.
+
+    Attributes:
+        nfe: evaluations of the field, each of the whole batch. A field that calls its
+            network twice (guidance) counts once.
+        num_steps: attempted steps, the rejected ones included.
+        num_rejected: steps rejected by the error control; 0 on a fixed grid.
+        success: scalar; True where the end was reached and every row is finite. Where
+            it is False the rows concerned are NaN: all of them if the end was not
+            reached.
+        result: the reason, a `diffrax.RESULTS` (``successful``, ``max_steps_reached``,
+            ``dt_min_reached`` where adaptive steps meet a field or solution that is not
+            finite, or ``nonfinite``).
+    """
+
+    nfe: Int[Array, ""]
+    num_steps: Int[Array, ""]
+    num_rejected: Int[Array, ""]
+    success: Bool[Array, ""]
+    result: diffrax.RESULTS
+
+
+class OdeOptions(TypedDict, total=False):
+    """The options of `ode`, shared by `ode_at` and `ode_dense`; see there."""
+
+    solver: diffrax.AbstractSolver | None
+    grid: Sequence[float] | np.ndarray | Array | None
+    t0: float | None
+    t1: float | None
+    rtol: float
+    atol: float
+    first_step: float
+    max_steps: int
+    error_norm: Callable[[State], Float[Array, ""]] | None
+    adjoint: diffrax.AbstractAdjoint | None
+
+
+def ode(
+    field: VelocityField,
+    x0: State,
+    *,
+    cond: Condition = None,
+    solver: diffrax.AbstractSolver | None = None,
+    grid: Sequence[float] | np.ndarray | Array | None = None,
+    t0: float | None = None,
+    t1: float | None = None,
+    rtol: float = 1e-5,
+    atol: float = 1e-5,
+    first_step: float = 0.05,
+    max_steps: int = 4096,
+    error_norm: Callable[[State], Float[Array, ""]] | None = None,
+    adjoint: diffrax.AbstractAdjoint | None = None,
+) -> tuple[State, OdeStats]:
+    """Integrate ``dx/dt = field(x, t, cond)`` and return the state at the end.
+
+    Args:
+        field: the velocity field; ``t`` reaches it as [batch], in the state's dtype.
+        x0: states at the start [batch, *event]. They are kept in at least float32:
+            bfloat16 or float16 comes back as float32.
+        cond: a pytree with leading axis batch, handed on to ``field``, or None.
+        solver: an explicit diffrax solver; Tsit5 by default.
+        grid: strictly monotone times in [0, 1], in either direction, known before
+            tracing: fixed steps from each to the next. None: adaptive steps from
+            ``t0`` to ``t1``.
+        t0: start of an adaptive solve, in [0, 1]; 0 by default.
+        t1: its end, in [0, 1], on either side of ``t0``; 1 by default.
+        rtol: error allowed per step relative to the state; adaptive steps only.
+        atol: absolute error allowed per step; adaptive steps only.
+        first_step: length of the first attempted step; adaptive steps only.
+        max_steps: attempted steps after which an adaptive solve has failed. A fixed
+            grid ignores it.
+        error_norm: maps the scaled error [batch, *event] to the number that must stay
+            below 1. By default the largest root mean square of a row.
+        adjoint: how to differentiate; by default diffrax's checkpointed reverse mode,
+            which has no forward mode (`diffrax.ForwardMode()` has only that).
+            `diffrax.BacksolveAdjoint` cannot see parameters bound to ``field``.
+
+    Returns:
+        The states at the end [batch, *event], NaN where the solve failed, and the
+        statistics.
+
+    Raises:
+        ValueError: if shapes, times or options do not fit; if both ``grid`` and ``t0``
+            or ``t1`` are given; for an implicit, stochastic or unknown solver; for a
+            solver without an error estimate (Euler, LeapfrogMidpoint) without grid.
+    """
+    solution, finite, stats = _solve(
+        field,
+        x0,
+        cond=cond,
+        solver=solver,
+        grid=grid,
+        t0=t0,
+        t1=t1,
+        rtol=rtol,
+        atol=atol,
+        first_step=first_step,
+        max_steps=max_steps,
+        error_norm=error_norm,
+        adjoint=adjoint,
+    )
+    return _nan_unless(finite, _saved(solution)[-1]), stats
+
+
+def ode_at(
+    field: VelocityField,
+    x0: State,
+    times: Sequence[float] | np.ndarray | Array,
+    *,
+    cond: Condition = None,
+    **options: Unpack[OdeOptions],
+) -> tuple[Float[Array, "time batch *event"], OdeStats]:
+    """Integrate as `ode` does and return the states at ``times`` on the way.
+
+    Steps are not shortened to hit the times: between steps the solver's interpolant is
+    used (a line for Euler, LeapfrogMidpoint and ReversibleHeun).
+
+    Args:
+        field: the velocity field.
+        x0: states at the start [batch, *event].
+        times: strictly monotone in the direction of the solve, within it, and known
+            before tracing [time].
+        cond: a pytree with leading axis batch, or None.
+        **options: those of `ode`.
+
+    Returns:
+        The states [time, batch, *event], NaN in every row that failed, and the
+        statistics.
+
+    Raises:
+        ValueError: as `ode`, and if ``times`` does not fit.
+    """
+    solution, finite, stats = _solve(field, x0, cond=cond, times=times, **options)
+    blank = jax.vmap(_nan_unless, in_axes=(None, 0))
+    return blank(finite, _saved(solution)[:-1]), stats
+
+
+def ode_dense(
+    field: VelocityField,
+    x0: State,
+    *,
+    cond: Condition = None,
+    **options: Unpack[OdeOptions],
+) -> tuple[Callable[[float | Float[Array, ""]], State], OdeStats]:
+    """Integrate as `ode` does and return the state as a function of time.
+
+    Memory is set aside for ``max_steps`` steps with all their stages: make it small.
+
+    Args:
+        field: the velocity field.
+        x0: states at the start [batch, *event].
+        cond: a pytree with leading axis batch, or None.
+        **options: those of `ode`.
+
+    Returns:
+        The path, which maps a time to states [batch, *event] (NaN outside the solve
+        and in every row that failed) and may leave `jax.jit` as a pytree, and the
+        statistics.
+
+    Raises:
+        ValueError: as `ode`.
+    """
+    solution, finite, stats = _solve(field, x0, cond=cond, dense=True, **options)
+    return jax.tree_util.Partial(_evaluate, solution.interpolation, finite), stats
+
+
+def _solve(
+    field: VelocityField,
+    x0: State,
+    *,
+    cond: Condition,
+    times: Sequence[float] | np.ndarray | Array | None = None,
+    dense: bool = False,
+    solver: diffrax.AbstractSolver | None = None,
+    adjoint: diffrax.AbstractAdjoint | None = None,
+    **options: Any,
+) -> tuple[diffrax.Solution, Bool[Array, "batch"], OdeStats]:
+    """Return diffrax's solution, which rows of it are valid, and the statistics."""
+    x0 = start_state(x0, cond)
+    solver = diffrax.Tsit5() if solver is None else solver
+    adjoint = diffrax.RecursiveCheckpointAdjoint() if adjoint is None else adjoint
+    if isinstance(adjoint, diffrax.BacksolveAdjoint | diffrax.ImplicitAdjoint):
+        raise ValueError(f"`adjoint` must differentiate the steps; got {adjoint}")
+    cost = solver_cost(solver)
+    steps = plan_steps(x0.dtype, solver, **options)
+    saved = None if times is None else jnp.asarray(times_within(steps.times, times))
+    solution = diffrax.diffeqsolve(
+        diffrax.ODETerm(functools.partial(_slope, field)),
+        solver,
+        t0=steps.start,
+        t1=steps.end,
+        dt0=steps.first,
+        y0=x0,
+        args=cond,
+        stepsize_controller=steps.controller,
+        saveat=diffrax.SaveAt(t1=True, ts=saved, dense=dense, controller_state=True),
+        adjoint=adjoint,
+        max_steps=steps.max_steps,
+        throw=False,
+    )
+    return solution, *_judge(solution, cost)
+
+
+def _slope(field: VelocityField, t: Any, x: State, cond: Condition) -> State:
+    """Evaluate ``field`` in diffrax's order of arguments, at one time for all rows."""
+    return check_slope("field", field(x, jnp.broadcast_to(t, (len(x),)), cond), x)
+
+
+def _judge(
+    solution: diffrax.Solution, cost: Cost
+) -> tuple[Bool[Array, "batch"], OdeStats]:
+    """Say which rows of a solution are valid, what it cost and how it ended."""
+    arrived = diffrax.is_successful(solution.result)
+    final = _saved(solution)[-1]
+    finite = jnp.isfinite(final).all(axis=tuple(range(1, final.ndim))) & arrived
+    success = finite.all()
+    # A fixed grid marches on through NaN and calls that successful.
+    nonfinite = diffrax.RESULTS.nonfinite
+    result = diffrax.RESULTS.where(
+        arrived & ~success,
+        nonfinite,  # pyright: ignore[reportArgumentType]  # inherited
+        solution.result,
+    )
+    num_steps = solution.stats["num_steps"]
+    rejected = solution.stats["num_rejected_steps"]
+    nfe = cost.once + cost.per_step * num_steps
+    nfe = nfe + cost.per_cold_start * cold_starts(solution.controller_state)
+    return finite, OdeStats(nfe, num_steps, rejected, success, result)
+
+
+def _saved(solution: diffrax.Solution) -> Float[Array, "time batch *event"]:
+    """Return the saved states; the last one is that at the end of the solve."""
+    assert solution.ys is not None
+    return solution.ys
+
+
+def _nan_unless(finite: Bool[Array, "batch"], x: State) -> State:
+    """Return ``x`` with the rows that are not ``finite`` replaced by NaN."""
+    return jnp.where(finite.reshape((-1,) + (1,) * (x.ndim - 1)), x, jnp.nan)
+
+
+def _evaluate(
+    interpolation: diffrax.DenseInterpolation,
+    finite: Bool[Array, "batch"],
+    time: float | Float[Array, ""],
+) -> State:
+    """Return the state at ``time`` on a solved path."""
+    x = interpolation.evaluate(jnp.asarray(time, interpolation.ts.dtype))
+    return _nan_unless(finite, x)
