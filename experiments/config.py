@@ -114,7 +114,7 @@ class Optimizer:
 class Training:
     """How long, and what to leave behind."""
 
-    steps: int = 1500
+    steps: int = 2500
     """Optimiser steps in all."""
     seed: int = 0
     """Determines data order, initialisation, noise and times."""

@@ -3,7 +3,8 @@
     python -m experiments.evaluate runs/digits_mean_flow
 
 Writes evaluation.json, evaluation.md, samples.png and loss.png into the run folder. The
-row "real" is the training data measured like samples: what a perfect model would get.
+row "real" is training data measured like samples, what a perfect model would get; its
+agreement is the classifier's accuracy on the held-out data.
 """
 
 import json
@@ -32,11 +33,14 @@ class Reference(NamedTuple):
         real: training examples, measured like samples.
         labels: labels to sample with, those of ``real``; None without classes.
         measure: samples [n, *event], in the order of ``labels`` -> figures.
+        accuracy: of the classifier on held-out data; None without classes. Its accuracy
+            on ``real``, which it was fitted to, would say nothing.
     """
 
     real: np.ndarray
     labels: np.ndarray | None
     measure: Measure
+    accuracy: float | None = None
 
 
 def evaluate(run: Path, *, progress: bool = True) -> dict[str, dict[str, float]]:
@@ -49,6 +53,8 @@ def evaluate(run: Path, *, progress: bool = True) -> dict[str, dict[str, float]]
     options = trained.config.evaluation
     reference = _reference(trained)
     table = {"real": {"evaluations": 0} | reference.measure(reference.real)}
+    if reference.accuracy is not None:
+        table["real"]["agreement"] = reference.accuracy
     groups = {"real": reference.real}
     for name, sampler in _samplers(trained).items():
         x, evaluations = samplers.draw(
@@ -93,15 +99,18 @@ def _reference(trained: Trained) -> Reference:
         held_out = np.asarray(density(key_held_out, options.samples))
         return Reference(real, None, _point_measure(held_out, options.seed))
     images, labels = load_arrays(data.name, data.train_split, data_dir=data.data_dir)
-    held_out, _ = load_arrays(data.name, data.test_split, data_dir=data.data_dir)
+    held_out, held_labels = load_arrays(
+        data.name, data.test_split, data_dir=data.data_dir
+    )
     judge = classifier.fit(images, labels, trained.num_classes or 1, seed=options.seed)
     rng = np.random.default_rng(options.seed)
     chosen = rng.permutation(len(images))[: options.samples]
-    held = rng.permutation(len(held_out))[: max(options.samples, 1)]
+    held = rng.permutation(len(held_out))[: options.samples]
     return Reference(
         images[chosen],
         labels[chosen],
         _image_measure(held_out[held], judge, labels[chosen], options.seed),
+        accuracy=float((judge.predict(held_out) == held_labels).mean()),
     )
 
 

@@ -9,16 +9,14 @@ from experiments.config import (
     Evaluation,
     Experiment,
     Network,
-    Objective,
     Optimizer,
     Training,
 )
 
 config = Experiment(
     data=Data(name="mnist", batch_size=128),
-    network=Network(width=192, depth=6, num_heads=4, patch_size=4),
-    objective=Objective(weight_power=0.75),
-    optimizer=Optimizer(learning_rate=1e-3, warmup_steps=500, ema_half_life=1000),
-    training=Training(steps=20_000, log_every=100, checkpoint_every=1000),
-    evaluation=Evaluation(samples=5000),
+    network=Network(width=128, depth=4, num_heads=4, patch_size=4),
+    optimizer=Optimizer(ema_half_life=200),
+    training=Training(steps=4000, checkpoint_every=200),
+    evaluation=Evaluation(samples=3000),
 )
