@@ -46,7 +46,7 @@ def image_grid(
     figure, axes = plt.subplots(
         1,
         len(tiles),
-        figsize=(size * len(tiles), (size - 0.15) * height / width + 0.25),
+        figsize=(size * len(tiles), (size - 0.15) * height / width + 0.4),
         layout="constrained",
         squeeze=False,
     )

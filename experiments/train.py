@@ -215,6 +215,8 @@ class Command(Experiment):
     """Run folder, new or to be continued; by default runs/NAME."""
     smoke: bool = False
     """Run a tiny version, to see in seconds that everything works."""
+    distributed: bool = False
+    """Join the other processes of a cluster: one process per host, same command."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -234,8 +236,13 @@ def main(arguments: Sequence[str]) -> None:
         if command.smoke:
             experiment, name = config.smoke(experiment), f"{name}_smoke"
         run = command.run or Path("runs") / name
+        if command.distributed:
+            jax.distributed.initialize()
         train(experiment, run)
-        evaluate.evaluate(run)
+        if jax.process_count() == 1:
+            evaluate.evaluate(run)
+        elif jax.process_index() == 0:
+            print(f"trained; now on one host: python -m experiments.evaluate {run}")
     except (ValueError, FileNotFoundError, ImportError) as error:
         raise SystemExit(f"error: {error}") from error
 

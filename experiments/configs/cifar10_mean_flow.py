@@ -2,6 +2,8 @@
 
 python -m experiments.prepare_data cifar10
 python -m experiments.train cifar10_mean_flow
+
+Not run yet but for its smoke variant: it waits for an accelerator.
 """
 
 from experiments.config import (
