@@ -42,7 +42,7 @@ def make_loss(network: DiT, kind: str) -> Callable[..., Any]:
         x0 = jax.random.normal(key_source, x1.shape)
         t, s = times.logit_normal_pairs(key_time, len(x1), share_equal=SHARE_EQUAL)
         path = interpolants.sample_path(interpolants.linear(), x0, x1, t, label)
-        u = partial(network.apply, params)
+        u: Any = partial(network.apply, params)
         if kind == "flow matching":
             return objectives.flow_matching(diagonal(u), path), {}
         share = SHARE_EQUAL if kind == "MeanFlow, split rows" else 0.0

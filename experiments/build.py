@@ -200,7 +200,7 @@ def make_loss(config: Experiment, network: nn.Module, dataset: Dataset) -> LossF
             )
         x0 = jax.random.normal(key_source, x1.shape, x1.dtype)
         pairs = couplings.independent(key_pair, x0, x1, cond)
-        u = partial(network.apply, params)
+        u: Any = partial(network.apply, params)
         return objective(config, u, key_time, pairs, null), {}
 
     return loss

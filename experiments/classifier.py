@@ -66,7 +66,7 @@ def fit(
     optimizer = optax.adam(optax.cosine_decay_schedule(2e-3, steps))
 
     def loss(params: Any, x: Array, y: Array) -> Array:
-        _, logits = network.apply(params, x)  # type: ignore
+        logits: Any = network.apply(params, x)[1]
         return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
 
     @jax.jit

@@ -12,7 +12,6 @@ from experiments.config import (
     Experiment,
     Network,
     Objective,
-    Optimizer,
     Training,
 )
 
