@@ -132,8 +132,7 @@ ObjectiveLoss = Callable[
 def _flow_matching(
     config: Experiment, u: AverageVelocityField, key: PRNGKey, pairs: Pairs, null: Any
 ) -> PerExample:
-    o = config.objective
-    t = times.logit_normal(key, len(pairs.x1), mean=o.time_mean, std=o.time_std)
+    t = make_times(config)(key, len(pairs.x1))
     path = interpolants.sample_path(make_interpolant(config), *pairs[:2], t, pairs.cond)
     return objectives.flow_matching(diagonal(u), path)
 
@@ -142,12 +141,8 @@ def _mean_flow(
     config: Experiment, u: AverageVelocityField, key: PRNGKey, pairs: Pairs, null: Any
 ) -> PerExample:
     o = config.objective
-    t, s = times.logit_normal_pairs(
-        key,
-        len(pairs.x1),
-        mean=o.time_mean,
-        std=o.time_std,
-        share_equal=o.share_equal,
+    t, s = times.ordered_pairs(
+        key, len(pairs.x1), sampler=make_times(config), share_equal=o.share_equal
     )
     path = interpolants.sample_path(make_interpolant(config), *pairs[:2], t, pairs.cond)
     if (o.omega, o.kappa) != (1.0, 0.0):
@@ -179,6 +174,14 @@ OBJECTIVES: dict[str, ObjectiveLoss] = {
 def make_interpolant(config: Experiment) -> interpolants.Interpolant:
     """Return the interpolant that a configuration names."""
     return getattr(interpolants, config.objective.interpolant)()
+
+
+def make_times(config: Experiment) -> times.TimeSampler:
+    """Return the law of one time that a configuration names."""
+    o = config.objective
+    if o.time_law == "uniform":
+        return times.uniform
+    return partial(times.logit_normal, mean=o.time_mean, std=o.time_std)
 
 
 def make_loss(config: Experiment, network: nn.Module, dataset: Dataset) -> LossFunction:

@@ -68,6 +68,8 @@ class Objective:
         "linear", "trigonometric", "variance_preserving", "linear_variance_preserving"
     ] = "linear"
     """The path between noise and data."""
+    time_law: Literal["logit_normal", "uniform"] = "logit_normal"
+    """Law of the times; mean_flow takes the smaller and the larger of two draws."""
     time_mean: float = 0.4
     """Location of the logit-normal times; positive is nearer the data."""
     time_std: float = 1.0
@@ -124,6 +126,8 @@ class Training:
     """Compile the step over a mesh of all devices, or with pmap."""
     shard_state: bool = False
     """jit: split parameters and optimiser state over the devices as well."""
+    log_to: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    """Where metrics go besides metrics.jsonl; needs the extra `log`."""
     log_every: int = 50
     """Steps between two lines of metrics."""
     checkpoint_every: int = 500
@@ -195,6 +199,7 @@ class Experiment:
 MAY_DIFFER = (
     "evaluation",
     "data.data_dir",
+    "training.log_to",
     "training.log_every",
     "training.checkpoint_every",
     "training.keep_checkpoints",

@@ -8,7 +8,7 @@ loss.png, samples.png, evaluation.json, evaluation.md
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +17,7 @@ import jax
 
 from experiments import build, config
 from experiments.config import Experiment
+from flowjax._extra import require
 from flowjax.training import Checkpointer, TrainState, init_state
 
 
@@ -31,12 +32,12 @@ def claim(run: Path, experiment: Experiment) -> None:
     """Write the configuration into the folder of a run, new or continued.
 
     Raises:
-        ValueError: if the folder belongs to another configuration.
+        ValueError: if something was trained there under another configuration.
     """
     run.mkdir(parents=True, exist_ok=True)
     path = run / "config.json"
     given = config.to_dict(experiment)
-    if path.is_file():
+    if path.is_file() and any((run / "checkpoints").glob("[0-9]*")):
         stored = json.loads(path.read_text())
         if lines := _differences(stored, given):
             raise ValueError(
@@ -61,15 +62,54 @@ def _differences(stored: Mapping[str, Any], given: Mapping[str, Any]) -> list[st
     return lines
 
 
+Writer = Callable[[int, Mapping[str, float]], None]
+
+
+def _tensorboard(folder: Path) -> Writer:
+    module = require("tensorboardX", extra="log")
+    summary = module.SummaryWriter(str(folder / "tensorboard"))
+
+    def write(step: int, metrics: Mapping[str, float]) -> None:
+        for name, value in metrics.items():
+            summary.add_scalar(name, value, step)
+        summary.flush()
+
+    return write
+
+
+def _wandb(folder: Path) -> Writer:
+    module = require("wandb", extra="log")
+    module.init(dir=str(folder), name=folder.name, id=folder.name, resume="allow")
+    return lambda step, metrics: module.log(dict(metrics), step=step)
+
+
+WRITERS: dict[str, Callable[[Path], Writer]] = {
+    "tensorboard": _tensorboard,
+    "wandb": _wandb,
+}
+"""Where metrics can go besides the file, by name; called with the run folder."""
+
+
 class MetricLog:
     """Appends JSON lines to a file; a continued run drops the lines it repeats."""
 
-    def __init__(self, path: Path, *, first_step: int):
+    def __init__(
+        self, path: Path, *, first_step: int, log_to: Sequence[str] = ()
+    ) -> None:
         """Open the log and forget the lines after ``first_step``.
 
         They were written by a process that died before its next checkpoint. A last
         line that was cut off is forgotten too.
+
+        Args:
+            path: the file of JSON lines.
+            first_step: the step that the run continues from.
+            log_to: names of `WRITERS` to write to as well.
+
+        Raises:
+            ImportError: if a writer's package is not installed.
         """
+        self._writers = [WRITERS[name](path.parent) for name in log_to]
         self._path = path
         if path.is_file():
             kept = [row for row in read_metrics(path) if row["step"] <= first_step]
@@ -79,6 +119,8 @@ class MetricLog:
         """Append one line; it is on disk when this returns."""
         with self._path.open("a") as file:
             file.write(json.dumps({"step": step, **metrics}) + "\n")
+        for writer in self._writers:
+            writer(step, metrics)
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:

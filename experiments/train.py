@@ -78,7 +78,11 @@ def train(experiment: Experiment, run: Path, *, progress: bool = True) -> TrainS
         first = 0
         if restored is not None:
             state, first = executor.scatter(restored[0]), restored[1]
-        log = run_folder.MetricLog(run / "metrics.jsonl", first_step=first)
+        log = run_folder.MetricLog(
+            run / "metrics.jsonl",
+            first_step=first,
+            log_to=training.log_to if jax.process_index() == 0 else (),
+        )
         with _Progress(first, training.steps, shown=progress) as bar, _Stop() as stop:
             loop = _Loop(experiment, executor, dataset, checkpointer, log, bar, stop)
             state = loop.run(state, first)

@@ -182,8 +182,15 @@ def test_another_configuration_is_refused(digits_run):
         run.claim(folder, other)
 
 
+def test_a_folder_where_nothing_was_trained_is_free(tmp_path):
+    run.claim(tmp_path, Experiment(network=config.Network(patch_size=3)))
+    run.claim(tmp_path, Experiment())
+    assert config.load(tmp_path) == Experiment()
+
+
 def test_evaluation_options_may_change(digits_run, tmp_path):
     stored = config.load(digits_run[0])
+    (tmp_path / "checkpoints" / "8").mkdir(parents=True)
     run.claim(tmp_path, stored)
     changed = dataclasses.replace(stored, evaluation=config.Evaluation(samples=7))
     run.claim(tmp_path, changed)
@@ -282,3 +289,22 @@ def test_a_cut_off_metrics_line_is_dropped(tmp_path):
     log = run.MetricLog(path, first_step=1)
     log.write(2, {"loss": 0.5})
     assert [row["loss"] for row in run.read_metrics(path)] == [2.0, 0.5]
+
+
+def test_metrics_go_to_other_writers_too(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setitem(
+        run.WRITERS, "tensorboard", lambda folder: lambda *row: seen.append(row)
+    )
+    log = run.MetricLog(tmp_path / "m.jsonl", first_step=0, log_to=["tensorboard"])
+    log.write(3, {"loss": 0.5})
+    assert seen == [(3, {"loss": 0.5})]
+
+
+@pytest.mark.parametrize(
+    ("name", "module"), [("tensorboard", "tensorboardX"), ("wandb", "wandb")]
+)
+def test_a_writer_that_is_not_installed_is_named(name, module, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ImportError, match=rf"`{module}` is not installed.*\[log\]"):
+        run.MetricLog(tmp_path / "m.jsonl", first_step=0, log_to=[name])

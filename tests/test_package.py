@@ -16,7 +16,7 @@ HEAVY = {
 }
 # Each room may import those of the rows above it, and its own.
 LEVELS = [
-    {"_typing", "_checks", "_rows", "_line"},
+    {"_typing", "_checks", "_extra", "_rows", "_line"},
     {"interpolants", "times", "couplings"},
     {"fields", "analytic"},
     {"guidance"},
@@ -67,6 +67,17 @@ def test_the_core_loads_nothing_heavy(module):
     )
     assert output.returncode == 0, output.stderr
     assert not HEAVY & set(output.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("module", "missing"), [("networks", "flax"), ("training", "optax")]
+)
+def test_a_missing_extra_is_named(module, missing):
+    script = f"import sys; sys.modules[{missing!r}] = None; import flowjax.{module}"
+    output = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, text=True, capture_output=True
+    )
+    assert "pip install 'flowjax-matching[train]'" in output.stderr
 
 
 def test_the_version_is_written_once_more_and_alike():

@@ -14,7 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import numpy as np
 
-from flowjax.data._extra import require
+from flowjax._extra import require
 from flowjax.data.sources import ImageSource
 
 
@@ -117,7 +117,7 @@ def _iterate(
     num_threads: int,
 ) -> BatchIterator:
     """Iterate over ``load(positions)``, with the positions of this process's rows."""
-    grain = require("grain")
+    grain = require("grain", extra="data")
     index = jax.process_index() if process_index is None else process_index
     count = jax.process_count() if process_count is None else process_count
     if not 0 <= index < count:

@@ -22,9 +22,9 @@ from typing import Any
 
 import numpy as np
 
-from flowjax.data._extra import require
+from flowjax._extra import require
 
-tfds = require("tensorflow_datasets")
+tfds = require("tensorflow_datasets", extra="data")
 
 NAME = "sklearn_digits"
 MAXIMUM = 16
@@ -52,7 +52,7 @@ class SklearnDigits(tfds.core.GeneratorBasedBuilder):
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
         del dl_manager  # nothing to download
-        bunch = require("sklearn.datasets").load_digits()
+        bunch = require("sklearn.datasets", extra="data").load_digits()
         test = _is_test(bunch.target)
         return {
             "train": self._generate_examples(bunch, np.flatnonzero(~test)),

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Int32, UInt8
 
-from flowjax.data._extra import require
+from flowjax._extra import require
 
 IN_MEMORY_BYTES = 256 * 2**20
 """Sets whose decoded images take at most this much are held in memory by default."""
@@ -158,7 +158,8 @@ def _decode(source: ImageSource) -> ImageSource:
 
 def _resolve(name: str, data_dir: Any) -> tuple[str, int]:
     """Return the set's name for tensorflow-datasets and its largest pixel value."""
-    require("array_record")  # tensorflow-datasets imports it late and says less
+    # tensorflow-datasets imports it late and says less when it is missing.
+    require("array_record", extra="data")
     from flowjax.data import digits
 
     if name not in ("digits", digits.NAME):
@@ -174,7 +175,7 @@ def find_builder(name: str, data_dir: str | os.PathLike[str] | None) -> Any:
         FileNotFoundError: if the set is known but not prepared in ``data_dir``.
         ValueError: if the name is unknown, or no file format has random access.
     """
-    tfds = require("tensorflow_datasets")
+    tfds = require("tensorflow_datasets", extra="data")
     try:
         builder = tfds.core.read_only_builder.builder_from_files(
             name, data_dir=data_dir

@@ -6,6 +6,10 @@ Every network is called as ``net.apply(params, x, t, s, cond)``, so
 hold no state and draw no random numbers after initialisation.
 """
 
+from flowjax._extra import require
+
+require("flax", extra="train")
+
 from flowjax.networks.dit import DiT
 from flowjax.networks.embeddings import Conditioning, TimeEmbedding, sinusoidal
 from flowjax.networks.mlp import MLP

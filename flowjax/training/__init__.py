@@ -5,6 +5,10 @@ The road is ``init_state`` and ``make_step``, compiled by ``jit_over_mesh`` or
 orbax); the core of flowjax does not.
 """
 
+from flowjax._extra import require
+
+require("optax", extra="train")
+
 from flowjax.training import ema
 from flowjax.training.checkpoint import Checkpointer
 from flowjax.training.parallel import (
