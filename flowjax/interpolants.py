@@ -207,7 +207,10 @@ def minimum_noise(sigma_min: float = 1e-4) -> Interpolant:
 
 def linear_variance_preserving() -> Interpolant:
     """Return ``alpha = t``, ``sigma = sqrt(1 - t^2)``; sigma' diverges at t=1."""
-    squared = lambda t: (1 - t) * (1 + t)  # noqa: E731
+
+    def squared(t: Float[Array, "..."]) -> Float[Array, "..."]:
+        return (1 - t) * (1 + t)
+
     return Interpolant(
         alpha=_identity, sigma=lambda t: jnp.sqrt(squared(t)), variance=squared
     )

@@ -80,7 +80,7 @@ def test_a_missing_extra_is_named(module, missing):
     assert "pip install 'flowjax-matching[train]'" in output.stderr
 
 
-def test_the_version_is_written_once_more_and_alike():
+def test_the_version_is_the_same_everywhere():
     import flowjax
 
     for name, pattern in (
