@@ -36,7 +36,7 @@ SHARE_EQUAL = 0.75
 def make_loss(network: DiT, kind: str) -> Callable[..., Any]:
     """Return the loss of one of the compared steps; all draw the same numbers."""
 
-    def loss(params: Any, key: Any, batch: Any) -> Any:
+    def loss(params: Any, key: Any, batch: Any, state: Any) -> Any:
         key_source, key_time = jax.random.split(key)
         x1, label = batch
         x0 = jax.random.normal(key_source, x1.shape)

@@ -24,7 +24,7 @@ from flowjax.data import (
 )
 from flowjax.fields import diagonal
 from flowjax.networks import MLP, DiT
-from flowjax.training import LossFunction, ema
+from flowjax.training import LossFunction, TrainState, ema
 
 
 class Dataset(NamedTuple):
@@ -160,8 +160,9 @@ def _mean_flow(
         path,
         s,
         share_equal=o.share_equal,
-        weight_power=o.weight_power,
-        weight_offset=o.weight_offset,
+        penalty=objectives.penalties.adaptive(
+            power=o.weight_power, offset=o.weight_offset
+        ),
     )
 
 
@@ -190,7 +191,7 @@ def make_loss(config: Experiment, network: nn.Module, dataset: Dataset) -> LossF
     objective = OBJECTIVES[config.objective.name]
 
     def loss(
-        params: Any, key: PRNGKey, batch: Any, /
+        params: Any, key: PRNGKey, batch: Any, state: TrainState, /
     ) -> tuple[PerExample, dict[str, Array]]:
         key_data, key_source, key_pair, key_drop, key_time = jax.random.split(key, 5)
         x1, cond = dataset.draw(key_data, batch)

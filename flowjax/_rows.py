@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 Tree = TypeVar("Tree")
+Result = TypeVar("Result")
 
 
 class RowLayout(NamedTuple):
@@ -54,21 +55,21 @@ def in_first_group(layout: RowLayout, batch: int) -> Array:
 
 
 def map_rows(
-    first: Callable[[Tree], Array],
-    second: Callable[[Tree], Array],
+    first: Callable[[Tree], Result],
+    second: Callable[[Tree], Result],
     tree: Tree,
     layout: RowLayout,
-) -> Array:
+) -> Result:
     """Apply ``first`` and ``second`` to the rows of their group, in the rows' order.
 
     Args:
-        first: maps the rows of the first group to an array [rows, ...].
+        first: maps the rows of the first group to a pytree of arrays [rows, ...].
         second: maps the others; an empty group is never evaluated.
         tree: arrays [batch, ...].
         layout: which rows belong to which group.
 
     Returns:
-        The results of all rows [batch, ...].
+        The results of all rows, each leaf [batch, ...].
     """
     if layout.first == 0:
         return second(tree)
@@ -82,10 +83,13 @@ def map_rows(
 
         return jax.tree.map(leaf, tree)
 
-    results = (
+    def join(a: Array, b: Array) -> Array:
+        groups = len(a) // layout.first
+        views = [part.reshape((groups, -1, *part.shape[1:])) for part in (a, b)]
+        return jnp.concatenate(views, axis=1).reshape((-1, *a.shape[1:]))
+
+    return jax.tree.map(
+        join,
         first(rows(slice(None, layout.first))),
         second(rows(slice(layout.first, None))),
     )
-    groups = len(results[0]) // layout.first
-    views = [result.reshape((groups, -1, *result.shape[1:])) for result in results]
-    return jnp.concatenate(views, axis=1).reshape((-1, *results[0].shape[1:]))

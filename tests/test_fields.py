@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flowjax import analytic, fields, interpolants
+from flowjax import analytic, fields, interpolants, sampling, times
 from flowjax.interpolants import expand_like
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -171,3 +171,62 @@ def test_hutchinson_is_exact_for_a_diagonal_jacobian(key):
     np.testing.assert_allclose(estimate, jnp.cos(x).sum(1), rtol=1e-12)
     with pytest.raises(ValueError, match="`probes` must be at least 1"):
         fields.hutchinson_divergence(key, v, x, t, probes=0)
+
+
+# Composition: two jumps, many jumps, derivatives in time and destination.
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.3, 1.0, 1.4, -0.2])
+def test_two_jumps_of_the_true_field_are_one(key, fraction):
+    mixture = analytic.gaussian(jnp.array([1.5, -0.5]), jnp.array([0.6, 1.2]))
+    u = analytic.average_velocity(mixture, interpolants.linear())
+    x = jax.random.normal(key, (4, 2))
+    t, s = jnp.array([0.3, 0.3, 0.6, 0.4]), jnp.array([0.6, 0.3, 0.35, 0.5])
+    composed = fields.compose(u, u, x, t, s, fraction)
+    np.testing.assert_allclose(composed, u(x, t, s), atol=1e-12)
+    rows = fields.compose(u, u, x, t, s, jnp.full(4, fraction))
+    np.testing.assert_array_equal(composed, rows)
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_chained_jumps_are_few_step_sampling(key, steps):
+    mixture = analytic.gaussian(jnp.array([1.5]), jnp.array([0.6]))
+    v = analytic.velocity(mixture, interpolants.linear())
+    x = jax.random.normal(key, (5, 1))
+    zero, one = jnp.zeros(5), jnp.ones(5)
+    end = x + fields.chained(fields.euler(v), steps)(x, zero, one)
+    grid = times.uniform_grid(steps)
+    expected = sampling.few_step(fields.euler(v), x, grid=grid)
+    np.testing.assert_allclose(end, expected, rtol=1e-12)
+    with pytest.raises(ValueError, match="at least 1"):
+        fields.chained(fields.euler(v), 0)
+
+
+def test_destination_derivative_obeys_the_lagrangian_identity(key):
+    mixture = analytic.gaussian(jnp.array([1.5]), jnp.array([0.6]))
+    linear = interpolants.linear()
+    u = analytic.average_velocity(mixture, linear)
+    v = analytic.velocity(mixture, linear)
+    x = jax.random.normal(key, (4, 1))
+    t, s = jnp.array([0.1, 0.5, 0.7, 0.2]), jnp.array([0.9, 0.5, 0.4, 1.0])
+    end, rate = fields.destination_derivative(u, x, t, s)
+    np.testing.assert_allclose(end, fields.flow_map(u)(x, t, s), rtol=1e-14)
+    np.testing.assert_allclose(rate, v(end, s), atol=1e-12)
+
+
+def test_difference_quotient_is_first_order(key):
+    mixture = analytic.gaussian(jnp.array([1.5]), jnp.array([0.6]))
+    linear = interpolants.linear()
+    u = analytic.average_velocity(mixture, linear)
+    x = jax.random.normal(key, (4, 1))
+    t, s = jnp.full(4, 0.3), jnp.full(4, 0.8)
+    v = analytic.velocity(mixture, linear)(x, t)
+    exact = fields.total_derivative(u, x, t, s, v)
+    errors = []
+    for step in (1e-2, 1e-3):
+        value, quotient = fields.difference_quotient(u, x, t, s, v, step=step)
+        np.testing.assert_array_equal(value, exact[0])
+        errors.append(jnp.abs(quotient - exact[1]).max())
+    assert 8 < errors[0] / errors[1] < 12
+    with pytest.raises(ValueError, match="positive"):
+        fields.difference_quotient(u, x, t, s, v, step=0.0)

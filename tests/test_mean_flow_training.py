@@ -39,7 +39,7 @@ def init(key):
     return init_state(key_training, jax.tree.unflatten(tree, moved), OPTIMIZER)
 
 
-def loss(params, key, batch):
+def loss(params, key, batch, state=None):
     """MeanFlow on given noise and times, so that every executor sees the same data."""
     path = interpolants.sample_path(
         interpolants.linear(), batch["x0"], batch["x1"], batch["t"], batch["label"]
@@ -48,7 +48,7 @@ def loss(params, key, batch):
     return objectives.mean_flow(u, path, batch["s"], share_equal=0.75), {}
 
 
-def random_loss(params, key, batch):
+def random_loss(params, key, batch, state=None):
     """The same, drawing noise and times in the step."""
     key_source, key_time = jax.random.split(key)
     x0 = jax.random.normal(key_source, batch["x1"].shape)
@@ -114,7 +114,7 @@ def test_the_sharded_step_moves_nothing_but_the_gradient(function):
 def test_taking_the_first_rows_instead_would_move_data():
     """The control: a split that ignores where the rows lie needs other collectives."""
 
-    def naive(params, key, batch):
+    def naive(params, key, batch, state=None):
         first = jax.tree.map(lambda a: jnp.concatenate([a[8:], a[:8]]), batch)
         return loss(params, key, first)
 
@@ -129,7 +129,7 @@ def train_on_the_line(mixture, steps, *, share_equal=0.5, batch=512, width=128):
     network = MLP(width=width, depth=3)
     linear = interpolants.linear()
 
-    def loss(params, key, index):
+    def loss(params, key, index, state=None):
         key_source, key_data, key_time = jax.random.split(key, 3)
         x0 = jax.random.normal(key_source, (batch, 1))
         x1 = analytic.sample(key_data, mixture, batch)

@@ -11,6 +11,7 @@ from flowjax import analytic, interpolants, objectives, times
 from flowjax._rows import row_layout
 from flowjax.fields import diagonal, total_derivative
 from flowjax.interpolants import Path, expand_like
+from flowjax.objectives.penalties import adaptive, weighted
 from tests.quadrature import joint_quadrature, smooth_features
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -22,7 +23,7 @@ def flow_matching(u, path, s):
 
 def weighted_flow_matching(u, path, s):
     weight = objectives.prediction_weight(interpolants.linear(), "x1")
-    return objectives.flow_matching(diagonal(u), path, weight=weight)
+    return objectives.flow_matching(diagonal(u), path, penalty=weighted(weight))
 
 
 def wrong_sign(u, path, s):
@@ -90,7 +91,7 @@ def test_gradient_vanishes_at_the_truth_only(objective, interpolant, mixture, ti
 @pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("mixture", MIXTURES)
 def test_with_the_marginal_velocity_every_weight_has_its_zero(mixture, power):
-    objective = partial(objectives.mean_flow, weight_power=power)
+    objective = partial(objectives.mean_flow, penalty=adaptive(power=power))
     linear = interpolants.linear()
     grad = gradient(
         objective, MIXTURES[mixture](), linear, 0.2, 0.7, jnp.zeros(7), marginal=True
@@ -100,7 +101,7 @@ def test_with_the_marginal_velocity_every_weight_has_its_zero(mixture, power):
 
 def test_adaptive_weight_with_conditional_velocity_is_biased_on_a_mixture():
     linear, zero = interpolants.linear(), jnp.zeros(7)
-    objective = partial(objectives.mean_flow, weight_power=1.0)
+    objective = partial(objectives.mean_flow, penalty=adaptive(power=1.0))
     biased = gradient(objective, MIXTURES["two_modes"](), linear, 0.3, 0.3, zero)
     symmetric = gradient(objective, MIXTURES["gaussian"](), linear, 0.3, 0.3, zero)
     assert jnp.abs(biased).max() > 0.05
@@ -163,7 +164,7 @@ def assert_trees_close(a, b, **tolerance):
 @pytest.mark.parametrize("power", [0.0, 1.0])
 def test_sparing_equal_rows_the_derivative_changes_nothing(key, share, power):
     problem = random_problem(key, share_equal=share)
-    full = partial(objectives.mean_flow, weight_power=power)
+    full = partial(objectives.mean_flow, penalty=adaptive(power=power))
     split = partial(full, share_equal=share)
     assert_trees_close(
         value_and_grad(full, *problem), value_and_grad(split, *problem), rtol=1e-12
@@ -205,7 +206,7 @@ def test_agrees_with_the_paper_on_the_paper_clock(key):
         square = jnp.sum((primal - jax.lax.stop_gradient(target)) ** 2, 1)
         return square * jax.lax.stop_gradient((square + offset) ** -power)
 
-    ours = partial(objectives.mean_flow, weight_power=power, weight_offset=offset)
+    ours = partial(objectives.mean_flow, penalty=adaptive(power=power, offset=offset))
     dim = path.x.shape[1]
     scaled = lambda *args: ours(*args) * dim ** (1 - power)  # noqa: E731
     assert_trees_close(

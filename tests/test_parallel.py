@@ -45,14 +45,14 @@ def collectives(compiled_text):
 OPTIMIZER = optax.sgd(0.1, momentum=0.9)
 
 
-def squared_error(params, key, batch):
+def squared_error(params, key, batch, state=None):
     """One layer of regression; draws nothing."""
     del key
     error = jnp.tanh(batch["x"] @ params["w"]) + params["b"][None] - batch["y"]
     return jnp.sum(error**2, axis=1), {"error": jnp.abs(error)}
 
 
-def noisy_error(params, key, batch):
+def noisy_error(params, key, batch, state=None):
     noise = jax.random.normal(key, batch["y"].shape, batch["y"].dtype)
     loss, _ = squared_error(params, key, {"x": batch["x"], "y": batch["y"] + noise})
     return loss, {"noise": noise}
@@ -152,7 +152,7 @@ def test_state_is_donated(key, name):
 def test_step_is_traced_once(key, name):
     traces = []
 
-    def counted(params, key, batch):
+    def counted(params, key, batch, state=None):
         traces.append(None)
         return squared_error(params, key, batch)
 
@@ -208,7 +208,7 @@ def test_only_gradient_and_scalars_are_reduced(key, loss, parts):
 def test_contiguous_parts_would_move_rows(key):
     """The test above is able to fail: slicing whole rows needs other collectives."""
 
-    def sliced(params, key, batch):
+    def sliced(params, key, batch, state=None):
         half = {name: batch[name][: len(batch["y"]) // 2] for name in ("x", "y")}
         losses, metrics = squared_error(params, key, half)
         return jnp.concatenate([losses, losses]), {"error": metrics["error"].mean()}

@@ -34,7 +34,7 @@ OPTIMIZERS = {
 }
 
 
-def squared_error(params, key, batch):
+def squared_error(params, key, batch, state=None):
     """One layer of regression; draws nothing."""
     del key
     predicted = jnp.tanh(batch["x"] @ params["w"]) + params["b"][None]
@@ -176,7 +176,7 @@ def test_accumulated_gradient_is_that_of_the_full_batch(key, name, parts):
     differ(state_split.ema_params, state_whole.ema_params)
 
 
-def noise_metric(params, key, batch):
+def noise_metric(params, key, batch, state=None):
     loss, _ = squared_error(params, key, batch)
     return loss, {"noise": jax.random.normal(key, loss.shape)}
 
@@ -232,7 +232,7 @@ def test_sums_over_parts_are_taken_in_float32(key):
     batch = jnp.ones((rows, 1), jnp.bfloat16)
     params = {"w": jnp.zeros((1,), jnp.bfloat16)}
 
-    def loss(params, key, batch):
+    def loss(params, key, batch, state=None):
         return batch @ params["w"], {}
 
     state = init_state(key, params, optax.sgd(1.0))
@@ -263,7 +263,7 @@ def test_state_owns_its_buffers(key):
 
 
 def wrong_loss(change):
-    def loss(params, key, batch):
+    def loss(params, key, batch, state=None):
         losses, metrics = squared_error(params, key, batch)
         return change(losses, metrics)
 
@@ -323,3 +323,21 @@ def test_batch_that_the_parts_do_not_divide(key):
 def test_wrong_keys(key, wrong, message):
     with pytest.raises(ValueError, match=message):
         init_state(wrong(key), parameters(key), optax.sgd(0.1))
+
+
+def test_the_loss_sees_the_state_without_a_gradient_through_it(key):
+    """Schedules read the step, targets the averaged parameters."""
+
+    def loss(params, key, batch, state):
+        losses, _ = squared_error(params, key, batch)
+        anchor = sum(jnp.sum(p) for p in jax.tree.leaves(state.params))
+        return losses + anchor, {"step": state.step.astype(jnp.float32)}
+
+    batch = data(key)
+    with_anchor, plain = make(loss), make()
+    state = with_anchor_state = init_state(key, parameters(key), optax.sgd(0.1))
+    for expected in range(2):
+        with_anchor_state, metrics = with_anchor(with_anchor_state, batch)
+        state, _ = plain(state, batch)
+        assert metrics["step"] == expected
+    jax.tree.map(np.testing.assert_array_equal, with_anchor_state.params, state.params)

@@ -1,39 +1,44 @@
 """Flow matching: regress the instantaneous velocity of the conditional paths."""
 
+from collections.abc import Callable
 from typing import get_args
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from flowjax._typing import PerExample, TimeFunction, VelocityField
+from flowjax._typing import TimeFunction, VelocityField
 from flowjax.fields import Prediction
 from flowjax.interpolants import Interpolant, Path, coefficients
-from flowjax.objectives._residual import mean_square
+from flowjax.objectives.penalties import DEFAULT, Loss, Terms
 
 
 def flow_matching(
-    v: VelocityField, path: Path, *, weight: TimeFunction | None = None
-) -> PerExample:
-    """Return ``w(t) |v(x_t, t) - v_t|^2 / dim`` for every row.
+    v: VelocityField,
+    path: Path,
+    *,
+    penalty: Callable[[Terms], Loss] = DEFAULT,
+) -> Loss:
+    """Return the penalty of ``v(x_t, t) - v_t``, by default ``|.|^2 / dim``, per row.
 
-    The minimiser is the marginal velocity ``E[v_t | x_t = x]`` for every positive
-    weight, and the minimum is not zero: for the linear path between N(0, I) and
-    N(m, S^2 I) it is ``pi S / 2`` with uniform t.
+    The minimiser is the marginal velocity ``E[v_t | x_t = x]``, also with a weight of
+    time (`flowjax.objectives.penalties.weighted`), and the minimum is not zero: for the
+    linear path between N(0, I) and N(m, S^2 I) it is ``pi S / 2`` with uniform t.
 
     Args:
         v: the velocity field to train.
         path: a batch of points on conditional paths.
-        weight: positive function of time, for instance `prediction_weight`; 1 if None.
+        penalty: from the residual to the loss; see `flowjax.objectives.penalties`.
 
     Returns:
-        The loss [batch].
+        What the penalty returns, by default the loss [batch].
 
     References:
         Lipman et al. 2022, arXiv:2210.02747, Eq. 9; Liu et al. 2022, arXiv:2209.03003,
         Eq. 1.
     """
-    error = mean_square(v(path.x, path.t, path.cond) - path.v)
-    return error if weight is None else weight(path.t) * error
+    residual = v(path.x, path.t, path.cond) - jax.lax.stop_gradient(path.v)
+    return penalty(Terms(residual, path.t, path.t, jnp.zeros_like(residual)))
 
 
 def prediction_weight(interpolant: Interpolant, prediction: Prediction) -> TimeFunction:

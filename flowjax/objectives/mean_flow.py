@@ -1,14 +1,28 @@
-"""MeanFlow: learn the average velocity from its differential identity."""
+"""MeanFlow: learn the average velocity from its differential (Eulerian) identity.
+
+``u = v + (s - t) du/dt``, ``du/dt = (v . grad_x) u + d_t u``. The members of the family
+differ in four choices, which are the arguments of `mean_flow`: the velocity ``v``, the
+direction of the derivative, where gradients stop, and the penalty.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
-from flowjax._checks import check_time
-from flowjax._rows import map_rows, row_layout
-from flowjax._typing import AverageVelocityField, PerExample, State, Time
-from flowjax.fields import total_derivative
+from flowjax._typing import AverageVelocityField, State, Time, VelocityField
+from flowjax.fields import TotalDerivative, total_derivative
 from flowjax.interpolants import Path, expand_like
-from flowjax.objectives._residual import adaptive_weight, mean_square
+from flowjax.objectives._anchor import anchored
+from flowjax.objectives.flow_matching import flow_matching
+from flowjax.objectives.penalties import DEFAULT, Loss, Terms, plus
+
+EulerianStop: TypeAlias = Literal["derivative", "advection", "velocity", "nothing"]
+"""What carries no gradient: each entry stops less than the one before."""
+
+_sg = jax.lax.stop_gradient
 
 
 def mean_flow(
@@ -16,68 +30,209 @@ def mean_flow(
     path: Path,
     s: Time,
     *,
+    penalty: Callable[[Terms], Loss] = DEFAULT,
     share_equal: float = 0.0,
-    weight_power: float = 0.0,
-    weight_offset: float = 1e-2,
-) -> PerExample:
-    """Return ``w |u(x_t, t, s) - sg[v + (s - t) du/dt]|^2 / dim`` for every row.
+    velocity: VelocityField | None = None,
+    tangent: VelocityField | None = None,
+    target: AverageVelocityField | None = None,
+    stop: EulerianStop = "derivative",
+    gradient_share: float | Float[Array, ""] = 1.0,
+    derivative_scale: float | Float[Array, ""] = 1.0,
+    derivative: TotalDerivative = total_derivative,
+) -> Loss:
+    """Return the penalty of ``u(x_t, t, s) - sg[v + r (s - t) du/dt]`` for every row.
 
-    ``du/dt = (v . grad_x) u + d_t u`` is one forward-mode pass along ``(v, 1, 0)`` in
-    ``(x, t, s)``; ``sg`` stops the gradient. On rows with ``s = t`` the target is ``v``
-    and the loss is flow matching of the diagonal ``u(x, t, t)``.
+    ``du/dt = (w . grad_x) u + d_t u`` is one forward-mode pass along ``(w, 1, 0)`` in
+    ``(x, t, s)``, where ``w = v`` unless ``tangent`` is given; ``sg`` stops the
+    gradient. On rows with ``s = t`` the target is ``path.v`` and the loss is flow
+    matching of the diagonal ``u(x, t, t)``. The paper writes ``u = v - (t - r) du/dt``
+    on the clock ``1 - t``.
 
-    ``v`` is ``path.v``: the conditional velocity, or whatever the caller puts there
-    with ``path._replace(v=...)`` (guided, from a teacher, marginal). The paper writes
-    ``u = v - (t - r) du/dt`` on the clock ``1 - t``.
+    With the *conditional* velocity of the path the minimiser is the average velocity
+    only as long as the residual is linear in ``v`` and the derivative carries no
+    gradient. Another ``stop`` than ``"derivative"`` therefore needs a marginal
+    ``velocity``: a teacher's or the network's own.
 
     Args:
         u: the average-velocity field to train.
         path: a batch of points on conditional paths.
         s: destination times [batch], on either side of ``path.t``.
+        penalty: from the residual to the loss; see `flowjax.objectives.penalties`.
         share_equal: the share of rows with ``s = t`` laid out as by
             `flowjax.times.ordered_pairs`. These rows are spared the derivative, which
             changes the cost but not the value. Rows that break this promise get NaN.
             The default 0 is right for every ``s``.
-        weight_power: ``p`` of the weight ``w = sg[(|residual|^2 + c)^-p]``. 0 is
-            unbiased. With a *conditional* velocity, ``p > 0`` weighs the residuals of
-            one (x, t) unequally and moves the minimiser away from the mean: use it for
-            images, where the squared norm concentrates, not in a few dimensions.
-        weight_offset: ``c`` of that weight, in units of the squared norm of the event.
+        velocity: ``v(x, t, cond)`` in place of ``path.v`` on the rows that are not
+            spared: a teacher, `flowjax.fields.diagonal` of ``u`` itself, a closed form.
+        tangent: ``w(x, t, cond)``, the direction of the derivative, where it is not
+            the velocity itself.
+        target: the field whose derivative enters the target; no gradient reaches it.
+            None nests the derivative in the gradient: prediction and derivative come
+            from one pass of ``u``. With a field (``u`` itself, an average of its
+            parameters, the same network in float32) there are two phases, first the
+            target of the rows with s != t, then one ordinary pass of ``u`` over all
+            rows, which may then use kernels that have no forward mode.
+        stop: what carries no gradient besides ``path.v``: ``"derivative"`` the velocity
+            and du/dt, ``"advection"`` the velocity and ``(v . grad_x) u``,
+            ``"velocity"`` the velocity alone, ``"nothing"`` nothing.
+        gradient_share: ``lambda``: this share of the gradient through du/dt is kept
+            where ``stop`` leaves one.
+        derivative_scale: ``r``, to warm the derivative up from 0 to 1.
+        derivative: how du/dt is computed; `flowjax.fields.difference_quotient` needs
+            no forward mode.
 
     Returns:
-        The loss [batch]: a mean over the event, so that power 0 on rows with ``s = t``
-        is exactly `flowjax.objectives.flow_matching`.
+        What the penalty returns, by default the loss [batch]: a mean over the event, so
+        that rows with ``s = t`` are exactly `flowjax.objectives.flow_matching`.
 
     Raises:
-        ValueError: if ``s`` is not [batch] in [0, 1] or ``share_equal`` does not fit
-            the batch.
+        ValueError: if ``s`` is not [batch] in [0, 1], ``share_equal`` does not fit the
+            batch, ``stop`` is unknown, or it leaves a gradient to a ``target``.
 
     References:
         Geng et al. 2025, Mean Flows for One-step Generative Modeling, arXiv:2505.13447,
-        Eq. 9-11 and 22.
+        Eq. 9-11 and 22. Stops: Boffi et al. 2025, arXiv:2505.18825; gradient share:
+        You et al. 2025, Modular MeanFlow, arXiv:2508.17426.
     """
-    batch, dimension = len(path.x), path.x[0].size
-    check_time("s", s, batch)
-    layout = row_layout(batch, share_equal)
-    error = map_rows(
-        lambda rows: mean_square(_equal_residual(u, *rows)),
-        lambda rows: mean_square(_residual(u, *rows)),
-        (path, s),
-        layout,
+    if stop not in get_args(EulerianStop):
+        raise ValueError(f"`stop` must be one of {get_args(EulerianStop)}; got {stop}")
+    if target is not None and stop != "derivative":
+        raise ValueError(
+            "a `target` field carries no gradient, so `stop` must be 'derivative'; "
+            f"got {stop!r}"
+        )
+
+    def off_diagonal(path: Path, s: Time, extra: None) -> Terms:
+        x, t, cond = path.x, path.t, path.cond
+        v = path.v if velocity is None else velocity(x, t, cond)
+        v = v if stop == "nothing" else _sg(v)
+        w = v if tangent is None else _sg(tangent(x, t, cond))
+        field = target or u
+        prediction, slope = _derivative(derivative, field, path, s, w, stop)
+        if stop == "derivative":
+            slope = _sg(slope)
+        elif not (isinstance(gradient_share, float) and gradient_share == 1.0):
+            kept = jnp.asarray(gradient_share, x.dtype)
+            slope = kept * slope + (1 - kept) * _sg(slope)
+        reach = expand_like(s - t, x).astype(x.dtype)
+        goal = v + jnp.asarray(derivative_scale, x.dtype) * reach * slope
+        residual = -goal if target is not None else prediction - goal
+        return Terms(residual, t, s, _sg(slope))
+
+    if target is None:
+        terms = anchored(u, path, s, off_diagonal, share_equal=share_equal)
+        return penalty(terms)
+    terms = anchored(_zero, path, s, off_diagonal, share_equal=share_equal)
+    prediction = u(path.x, path.t, s, path.cond)
+    return penalty(terms._replace(residual=prediction + _sg(terms.residual)))
+
+
+def _zero(x: State, t: Time, s: Time, cond: Any = None, /) -> State:
+    return jnp.zeros_like(x)
+
+
+def _derivative(
+    derivative: TotalDerivative,
+    u: AverageVelocityField,
+    path: Path,
+    s: Time,
+    w: State,
+    stop: EulerianStop,
+) -> tuple[State, State]:
+    """Return ``u`` and ``du/dt``, its spatial part without gradient for "advection"."""
+    if stop != "advection":
+        return derivative(u, path.x, path.t, s, w, path.cond)
+    prediction, in_time = derivative(u, path.x, path.t, s, jnp.zeros_like(w), path.cond)
+    _, in_space = jax.jvp(lambda x: u(x, path.t, s, path.cond), (path.x,), (w,))
+    return prediction, in_time + _sg(in_space)
+
+
+def improved_mean_flow(
+    u: AverageVelocityField,
+    v: VelocityField,
+    path: Path,
+    s: Time,
+    *,
+    penalty: Callable[[Terms], Loss] = DEFAULT,
+    share_equal: float = 0.0,
+    target: AverageVelocityField | None = None,
+) -> Loss:
+    """Return the penalties of iMF: ``u - (s - t) sg[du/dt] - v_t`` and ``v - v_t``.
+
+    The derivative is taken along the network's own velocity ``v``, whose noise is not
+    that of the conditional one, so the compound prediction ``u - (s - t) sg[du/dt]``
+    regresses the velocity of the path and the target holds no network. The value at the
+    optimum is not zero but that of flow matching.
+
+    ``v`` may be the diagonal of ``u`` or a second head of its network; the guided
+    velocity of a network that is conditioned on the guidance scale is put into
+    ``path.v`` by `flowjax.guidance.guided_velocity`.
+
+    Args:
+        u: the average-velocity field to train.
+        v: the velocity field that is trained with it.
+        path: a batch of points on conditional paths.
+        s: destination times [batch].
+        penalty: applied to both residuals.
+        share_equal: as in `mean_flow`.
+        target: as in `mean_flow`.
+
+    Returns:
+        What the penalty returns, the loss of both parts added.
+
+    References:
+        Geng et al. 2025, Improved Mean Flows, arXiv:2512.02012.
+    """
+    loss = mean_flow(
+        u,
+        path,
+        s,
+        penalty=penalty,
+        share_equal=share_equal,
+        tangent=v,
+        target=target,
     )
-    return error * adaptive_weight(
-        error, dimension, power=weight_power, offset=weight_offset
-    )
+    return plus(loss, flow_matching(v, path, penalty=penalty))
 
 
-def _residual(u: AverageVelocityField, path: Path, s: Time) -> State:
-    """Return ``u - sg[v + (s - t) du/dt]``."""
-    prediction, derivative = total_derivative(u, path.x, path.t, s, path.v, path.cond)
-    target = path.v + expand_like(s - path.t, path.x).astype(path.x.dtype) * derivative
-    return prediction - jax.lax.stop_gradient(target)
+def bidirectional_mean_flow(
+    u: AverageVelocityField,
+    path: Path,
+    s: Time,
+    *,
+    weight: float = 1.0,
+    penalty: Callable[[Terms], Loss] = DEFAULT,
+    share_equal: float = 0.0,
+) -> Loss:
+    """Return `mean_flow` plus ``weight`` times the penalty of the reversed jump.
 
+    ``u(x, t, s) - sg[u(sg X, s, t)]`` with ``X = x + (s - t) u(x, t, s)``: an average
+    velocity does not care about the direction in which its interval is run through.
+    Draw ``s`` on both sides of ``t`` (`flowjax.times.either_direction`); the network
+    then inverts in one step, ``x0 = x1 - u(x1, 1, 0)``.
 
-def _equal_residual(u: AverageVelocityField, path: Path, s: Time) -> State:
-    """Return ``u(x, t, t) - sg[v]``, NaN on rows where s is not t after all."""
-    residual = u(path.x, path.t, path.t, path.cond) - jax.lax.stop_gradient(path.v)
-    return jnp.where(expand_like(s == path.t, path.x), residual, jnp.nan)
+    Args:
+        u: the average-velocity field to train.
+        path: a batch of points on conditional paths.
+        s: destination times [batch], on either side of ``path.t``.
+        weight: of the second term.
+        penalty: applied to both residuals.
+        share_equal: as in `mean_flow`; the second term spares these rows as well.
+
+    Returns:
+        What the penalty returns, the loss of both parts added.
+
+    References:
+        BiFM; the loss is derived from the paper's abstract, the weight a placeholder.
+    """
+
+    def reversed_jump(path: Path, s: Time, extra: None) -> Terms:
+        x, t, cond = path.x, path.t, path.cond
+        forth = u(x, t, s, cond)
+        end = _sg(x + expand_like(s - t, x).astype(x.dtype) * forth)
+        residual = forth - _sg(u(end, s, t, cond))
+        return Terms(residual, t, s, jnp.zeros_like(x))
+
+    loss = mean_flow(u, path, s, penalty=penalty, share_equal=share_equal)
+    back = anchored(None, path, s, reversed_jump, share_equal=share_equal)
+    return plus(loss, penalty(back), weight=weight)

@@ -31,11 +31,14 @@ class LossFunction(Protocol):
     """The loss of every example of a batch, and what else is worth knowing about it."""
 
     def __call__(
-        self, params: Parameters, key: PRNGKey, batch: Batch, /
+        self, params: Parameters, key: PRNGKey, batch: Batch, state: TrainState, /
     ) -> tuple[PerExample, Metrics]:
         """Return losses [batch] and metrics, each a scalar or with leading axis batch.
 
         The step takes the mean of both. ``loss`` and ``grad_norm`` are its own names.
+        ``state`` is the state before the step, without gradient: ``state.step`` for
+        what changes in the course of training, ``state.ema_params`` for the field that
+        targets are computed from.
         """
         ...
 
@@ -103,11 +106,11 @@ def make_step(
     if accumulate < 1:
         raise ValueError(f"`accumulate` must be at least 1; got {accumulate}")
 
-    def gradients(params: Parameters, key: PRNGKey, batch: Batch) -> Any:
+    def gradients(state: TrainState, key: PRNGKey, batch: Batch) -> Any:
         def objective(params: Parameters) -> tuple[Float[Array, ""], Metrics]:
-            return _mean_loss(loss_function, params, key, batch)
+            return _mean_loss(loss_function, params, key, batch, state)
 
-        grads, metrics = jax.grad(objective, has_aux=True)(params)
+        grads, metrics = jax.grad(objective, has_aux=True)(state.params)
         return grads, metrics
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -115,10 +118,10 @@ def make_step(
         if axis_name is not None:
             key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
         if accumulate == 1:
-            grads, metrics = gradients(state.params, key, batch)
+            grads, metrics = gradients(state, key, batch)
         else:
             grads, metrics = _accumulate(
-                lambda key, part: gradients(state.params, key, part),
+                lambda key, part: gradients(state, key, part),
                 key,
                 batch,
                 accumulate,
@@ -140,11 +143,15 @@ def make_step(
 
 
 def _mean_loss(
-    loss_function: LossFunction, params: Parameters, key: PRNGKey, batch: Batch
+    loss_function: LossFunction,
+    params: Parameters,
+    key: PRNGKey,
+    batch: Batch,
+    state: TrainState,
 ) -> tuple[Float[Array, ""], Metrics]:
     """Check what the loss returns and average it, in at least float32."""
     rows = batch_size(batch)
-    losses, metrics = loss_function(params, key, batch)
+    losses, metrics = loss_function(params, key, batch, state)
     if losses.shape != (rows,):
         raise ValueError(
             f"the loss must return one number per example, [batch]=({rows},); "

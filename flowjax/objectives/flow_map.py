@@ -1,0 +1,262 @@
+"""Flow maps from one off-diagonal identity and the diagonal as its anchor.
+
+``X(x, t, s) = x + (s - t) u(x, t, s)`` obeys, and is determined by ``u(x, t, t) = v``
+together with any one of
+
+    Lagrangian   d_s X(x, t, s) = v(X(x, t, s), s)
+    Eulerian     d_t X + (v . grad_x) X = 0           (`flowjax.objectives.mean_flow`)
+    semigroup    X(x, t, s) = X(X(x, t, m), m, s)     for m between t and s
+
+Without a teacher ``v`` is the network's own diagonal, learned by flow matching on the
+rows with s = t; with one, the same residuals distil it.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal, TypeAlias, get_args
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from flowjax._typing import AverageVelocityField, Time, VelocityField
+from flowjax.fields import compose, destination_derivative, diagonal
+from flowjax.interpolants import Path
+from flowjax.objectives._anchor import anchored
+from flowjax.objectives.mean_flow import EulerianStop, mean_flow
+from flowjax.objectives.penalties import DEFAULT, Loss, Terms, normalised
+
+LagrangianStop: TypeAlias = Literal["derivative", "velocity", "nothing"]
+"""What carries no gradient: each entry stops less than the one before."""
+
+_sg = jax.lax.stop_gradient
+
+
+def lagrangian(
+    u: AverageVelocityField,
+    path: Path,
+    s: Time,
+    *,
+    penalty: Callable[[Terms], Loss] = DEFAULT,
+    share_equal: float = 0.0,
+    velocity: VelocityField | None = None,
+    stop: LagrangianStop = "velocity",
+) -> Loss:
+    """Return the penalty of ``d_s X(x_t, t, s) - v(X, s)`` for every row.
+
+    The derivative runs along the destination alone, one forward-mode pass with the
+    tangent ``(0, 0, 1)``: no spatial derivative of the network enters.
+
+    Args:
+        u: the average-velocity field to train.
+        path: a batch of points on conditional paths.
+        s: destination times [batch].
+        penalty: from the residual to the loss; see `flowjax.objectives.penalties`.
+        share_equal: the share of rows with ``s = t`` (`flowjax.times.ordered_pairs`),
+            on which ``u(x, t, t)`` regresses ``path.v``. Without a teacher some are
+            needed: off the diagonal alone any consistent flow is a solution.
+        velocity: the teacher ``v(x, t, cond)``; None: the diagonal of ``u`` (Lagrangian
+            self-distillation, LSD).
+        stop: what carries no gradient: ``"derivative"`` all but ``u(x, t, s)``, onto
+            which the residual is applied (as in Align Your Flow), ``"velocity"`` the
+            value ``v(X, s)``, ``"nothing"`` nothing (Lagrangian map distillation, where
+            the gradient passes through X into the teacher).
+
+    Returns:
+        What the penalty returns, by default the loss [batch].
+
+    Raises:
+        ValueError: if ``s`` or ``share_equal`` do not fit or ``stop`` is unknown.
+
+    References:
+        Boffi et al. 2024, Flow Map Matching, arXiv:2406.07507, Eq. 8; Boffi et al.
+        2025, arXiv:2505.18825 (LSD).
+    """
+    if stop not in get_args(LagrangianStop):
+        raise ValueError(
+            f"`stop` must be one of {get_args(LagrangianStop)}; got {stop}"
+        )
+    own = velocity is None
+    v = diagonal(u) if velocity is None else velocity
+
+    def off_diagonal(path: Path, s: Time, extra: None) -> Terms:
+        x, t, cond = path.x, path.t, path.cond
+        end, rate = destination_derivative(u, x, t, s, cond)
+        if stop == "nothing":
+            residual = rate - v(end, s, cond)
+        else:
+            residual = rate - _sg(v(_sg(end), s, cond))
+        if stop == "derivative":
+            prediction = u(x, t, s, cond)
+            residual = prediction + _sg(residual - prediction)
+        return Terms(residual, t, s, _sg(rate))
+
+    if own and share_equal == 0:
+        raise ValueError(
+            "without a teacher `velocity` the diagonal is the anchor: `share_equal` "
+            "must be positive; got 0"
+        )
+    return penalty(anchored(u, path, s, off_diagonal, share_equal=share_equal))
+
+
+def eulerian(
+    u: AverageVelocityField,
+    path: Path,
+    s: Time,
+    *,
+    penalty: Callable[[Terms], Loss] = DEFAULT,
+    share_equal: float = 0.0,
+    velocity: VelocityField | None = None,
+    stop: EulerianStop = "advection",
+) -> Loss:
+    """Return `mean_flow` whose velocity is a teacher's or the network's own.
+
+    The residual is ``-(d_t X + (v . grad_x) X)``. Because ``v`` is a marginal velocity
+    the gradient may pass through the derivative: ``stop="advection"`` is Eulerian
+    self-distillation (ESD), ``"velocity"`` with a teacher Eulerian map distillation.
+
+    Args:
+        u: the average-velocity field to train.
+        path: a batch of points on conditional paths.
+        s: destination times [batch].
+        penalty: from the residual to the loss.
+        share_equal: as in `lagrangian`.
+        velocity: the teacher; None: the diagonal of ``u``.
+        stop: as in `mean_flow`.
+
+    Returns:
+        What the penalty returns, by default the loss [batch].
+
+    Raises:
+        ValueError: as `mean_flow`, or without teacher and ``share_equal``.
+
+    References:
+        arXiv:2406.07507, Eq. 10; arXiv:2505.18825 (ESD).
+    """
+    if velocity is None and share_equal == 0:
+        raise ValueError(
+            "without a teacher `velocity` the diagonal is the anchor: `share_equal` "
+            "must be positive; got 0"
+        )
+    return mean_flow(
+        u,
+        path,
+        s,
+        penalty=penalty,
+        share_equal=share_equal,
+        velocity=diagonal(u) if velocity is None else velocity,
+        stop=stop,
+    )
+
+
+def semigroup(
+    u: AverageVelocityField,
+    path: Path,
+    s: Time,
+    *,
+    fraction: float | Time = 0.5,
+    penalty: Callable[[Terms], Loss] = DEFAULT,
+    share_equal: float = 0.0,
+    first: AverageVelocityField | None = None,
+    second: AverageVelocityField | None = None,
+    clip: float | None = None,
+) -> Loss:
+    """Return the penalty of one jump against two, ``u(x, t, s) - sg[two jumps]``.
+
+    The target ``f first(x, t, m) + (1 - f) second(y, m, s)`` is the average velocity of
+    two jumps that meet at ``m = t + f (s - t)`` in ``y``
+    (`flowjax.fields.compose`); no derivative is taken. With both fields the network
+    itself this is progressive self-distillation (PSD), SplitMeanFlow, and on dyadic
+    intervals with averaged parameters the shortcut models.
+
+    Args:
+        u: the average-velocity field to train.
+        path: a batch of points on conditional paths.
+        s: destination times [batch].
+        fraction: ``f`` in [0, 1], one number or one per row [batch].
+        penalty: from the residual to the loss.
+        share_equal: as in `lagrangian`; needed unless ``first`` and ``second`` are
+            anchored by themselves.
+        first: field of the first jump, without gradient; None: ``u``.
+        second: field of the second jump, without gradient; None: ``u``.
+        clip: bound of the entries of the target.
+
+    Returns:
+        What the penalty returns, by default the loss [batch].
+
+    Raises:
+        ValueError: if ``s``, ``share_equal`` or ``fraction`` do not fit, or nothing
+            anchors the identity.
+
+    References:
+        arXiv:2505.18825 (PSD); Guo et al. 2025, SplitMeanFlow, arXiv:2507.16884; Frans
+        et al. 2024, Shortcut Models, arXiv:2410.12557.
+    """
+    if first is None and second is None and share_equal == 0:
+        raise ValueError(
+            "the diagonal is the anchor of the semigroup: `share_equal` must be "
+            "positive unless `first` or `second` is given; got 0"
+        )
+    fractions = jnp.broadcast_to(jnp.asarray(fraction, path.t.dtype), path.t.shape)
+
+    def off_diagonal(path: Path, s: Time, fraction: Time) -> Terms:
+        x, t, cond = path.x, path.t, path.cond
+        target = compose(first or u, second or u, x, t, s, fraction, cond)
+        if clip is not None:
+            target = jnp.clip(target, -clip, clip)
+        residual = u(x, t, s, cond) - _sg(target)
+        return Terms(residual, t, s, jnp.zeros_like(x))
+
+    terms = anchored(u, path, s, off_diagonal, share_equal=share_equal, extra=fractions)
+    return penalty(terms)
+
+
+def align_your_flow(
+    u: AverageVelocityField,
+    path: Path,
+    s: Time,
+    *,
+    velocity: VelocityField,
+    form: Literal["eulerian", "lagrangian"] = "eulerian",
+    warmup: float | Float[Array, ""] = 1.0,
+    penalty: Callable[[Terms], Loss] | None = None,
+    share_equal: float = 0.0,
+) -> Loss:
+    """Distil a teacher with a normalised residual (AYF-EMD, AYF-LMD).
+
+    The residual is that of `eulerian` or `lagrangian`; its gradient passes through
+    ``u(x, t, s)`` alone, which makes the step the one of the continuous-time limit of
+    flow-map consistency, divided by ``|s - t|``.
+
+    Args:
+        u: the average-velocity field to train.
+        path: a batch of points on conditional paths.
+        s: destination times [batch]; `flowjax.times.interval_pairs` has the law of
+            the paper.
+        velocity: the teacher; autoguided by `flowjax.guidance` if wanted.
+        form: which identity.
+        warmup: ``r`` in [0, 1), the weight of ``(s - t) du/dt`` (Eulerian only).
+        penalty: None: `penalties.normalised` with offset 0.1.
+        share_equal: as in `lagrangian`.
+
+    Returns:
+        What the penalty returns, by default the loss [batch]. With the normalised
+        residual its value says nothing about progress: watch `penalties.diagnosed`.
+
+    Raises:
+        ValueError: for an unknown form, or arguments that do not fit.
+
+    References:
+        Sabour et al. 2025, Align Your Flow, arXiv:2506.14603.
+    """
+    if form not in ("eulerian", "lagrangian"):
+        raise ValueError(f"`form` must be 'eulerian' or 'lagrangian'; got {form!r}")
+    penalty = normalised() if penalty is None else penalty
+    shared: Any = {
+        "penalty": penalty,
+        "share_equal": share_equal,
+        "velocity": velocity,
+        "stop": "derivative",
+    }
+    if form == "lagrangian":
+        return lagrangian(u, path, s, **shared)
+    return mean_flow(u, path, s, derivative_scale=warmup, **shared)
