@@ -84,7 +84,7 @@ def classifier_free(
             # Two calls, not one of twice the batch: rows stay on their devices.
             unconditional = field(x, t, *ends, null_rows)
             difference = conditional - unconditional
-            value = unconditional + _weight(scale, conditional) * difference
+            value = unconditional + _weight("scale", scale, conditional) * difference
             return jnp.where(_column(inside, x), value, conditional)
 
         if low <= 0 and high >= 1:
@@ -99,9 +99,9 @@ def guided_velocity(
     path: Path,
     *,
     null: Any,
-    omega: float,
-    kappa: float = 0.0,
-    interval: tuple[float, float] = (0.0, 1.0),
+    omega: float | PerExample,
+    kappa: float | PerExample = 0.0,
+    interval: tuple[float, float] | tuple[PerExample, PerExample] = (0.0, 1.0),
 ) -> State:
     """Return the guided target velocity of MeanFlow, without gradient.
 
@@ -111,15 +111,20 @@ def guided_velocity(
     guided field of scale ``omega / (1 - kappa)``. Rows outside the interval, and rows
     whose condition already is ``null``, keep ``path.v``.
 
+    The rules of the literature are cases of this one: MeanFlow with ``(omega, kappa)``,
+    improved MeanFlow with ``(1, 1 - 1 / scale)`` per row, Decoupled MeanFlow and
+    TwinFlow with ``(1, w)``, scale ``1 / (1 - w)``, and Re-MeanFlow with
+    ``omega = max(1, scale - 1)``, ``kappa = 1 - omega / scale``.
+
     Args:
         u: the average-velocity field in training, best in evaluation mode.
         path: a batch of points on conditional paths, with a condition.
         null: the condition that means "none", as in `classifier_free`.
-        omega: weight of the data's velocity, a Python float > 0.
+        omega: weight of the data's velocity, a Python float > 0 or one per row [batch].
         kappa: weight of the field's own conditional velocity, a Python float in
-            [0, 1). 0 spares its evaluation.
-        interval: closed interval inside [0, 1] of the times to guide at. The paper's
-            [a, b] is ``(1 - b, 1 - a)`` here.
+            [0, 1) or one per row [batch]. The float 0 spares its evaluation.
+        interval: closed interval inside [0, 1] of the times to guide at, for all rows
+            or with ends [batch]. The paper's [a, b] is ``(1 - b, 1 - a)`` here.
 
     Returns:
         The target velocity [batch, *event], in the dtype of ``path.v``. With
@@ -134,19 +139,61 @@ def guided_velocity(
         Eq. 19 (``kappa = 0``) and the appendix on improved guidance.
     """
     low, high = _check_interval(interval)
-    _check_number("omega", omega, lambda value: 0 < value < math.inf, "> 0")
-    _check_number("kappa", kappa, lambda value: 0 <= value < 1, "in [0, 1)")
+    per_row = isinstance(omega, Array) or isinstance(kappa, Array)
+    if not isinstance(omega, Array):
+        _check_number("omega", omega, lambda value: 0 < value < math.inf, "> 0")
+    if not isinstance(kappa, Array):
+        _check_number("kappa", kappa, lambda value: 0 <= value < 1, "in [0, 1)")
     null_rows = _null_like(path.cond, null)
     x, t, v = path.x, path.t, path.v
-    target = omega * v
-    if kappa:
-        target += kappa * u(x, t, t, path.cond).astype(v.dtype)
+    target = _weight("omega", omega, v) * v
+    if isinstance(kappa, Array) or kappa:
+        own = u(x, t, t, path.cond).astype(v.dtype)
+        target += _weight("kappa", kappa, v) * own
     # isclose: the weight of 0.1 + 0.9 must not be a rounding error.
-    if not math.isclose(omega + kappa, 1):
-        rest = 1 - omega - kappa
+    if per_row or not math.isclose(omega + kappa, 1):
+        rest = _weight("omega", 1 - omega - kappa, v)
         target += rest * u(x, t, t, null_rows).astype(v.dtype)
     guide = (t >= low) & (t <= high) & ~_equal_rows(path.cond, null_rows, len(x))
     return jax.lax.stop_gradient(jnp.where(_column(guide, x), target, v))
+
+
+def draw_guidance(
+    key: PRNGKey, batch: int, *, largest: float = 8.0, power: float = 1.0
+) -> tuple[PerExample, tuple[PerExample, PerExample]]:
+    """Draw a guidance scale and an interval of times per row, as conditions to learn.
+
+    The scale has the density ``w^-power`` on [1, largest]; the interval starts at
+    U(0, 1/2) and ends at U(1/2, 1). A network that sees them (`improved_mean_flow`)
+    leaves the choice of both to sampling time. Its target is `guided_velocity` with
+    ``omega = 1``, ``kappa = 1 - 1 / scale`` and the interval.
+
+    Args:
+        key: typed random key.
+        batch: number of rows.
+        largest: largest scale, at least 1.
+        power: exponent of the density.
+
+    Returns:
+        The scales [batch] and the two ends of the intervals, each [batch].
+
+    Raises:
+        ValueError: unless ``largest >= 1``.
+
+    References:
+        Geng et al. 2025, Improved Mean Flows, arXiv:2512.02012.
+    """
+    _check_number("largest", largest, lambda value: value >= 1, ">= 1")
+    key_scale, key_low, key_high = jax.random.split(key, 3)
+    quantile = jax.random.uniform(key_scale, (batch,))
+    if math.isclose(power, 1):
+        scale = jnp.exp(quantile * math.log(largest))
+    else:
+        rest = 1 - power
+        scale = (1 + quantile * (largest**rest - 1)) ** (1 / rest)
+    low = jax.random.uniform(key_low, (batch,), maxval=0.5)
+    high = jax.random.uniform(key_high, (batch,), minval=0.5)
+    return scale, (low, high)
 
 
 def drop_condition(
@@ -215,7 +262,7 @@ def _column(mask: Bool[Array, "batch"], x: Array) -> Bool[Array, "batch *ones"]:
     return mask.reshape((-1,) + (1,) * (x.ndim - 1))
 
 
-def _weight(scale: float | Array, x: State) -> float | Array:
+def _weight(name: str, scale: float | Array, x: State) -> float | Array:
     """Return ``scale`` so that it multiplies ``x``.
 
     Raises:
@@ -225,18 +272,20 @@ def _weight(scale: float | Array, x: State) -> float | Array:
         return scale
     if scale.ndim and scale.shape != x.shape[:1]:
         raise ValueError(
-            f"`scale` must have shape [batch]=({len(x)},); got {scale.shape}"
+            f"`{name}` must have shape [batch]=({len(x)},); got {scale.shape}"
         )
     return expand_like(jnp.broadcast_to(scale, (len(x),)), x).astype(x.dtype)
 
 
-def _check_interval(interval: tuple[float, float]) -> tuple[float, float]:
-    """Return the two ends of ``interval``.
+def _check_interval(interval: tuple[Any, Any]) -> tuple[Any, Any]:
+    """Return the two ends of ``interval``; those given per row are not checked.
 
     Raises:
         ValueError: unless ``0 <= low <= high <= 1``.
     """
     low, high = interval
+    if isinstance(low, Array) or isinstance(high, Array):
+        return low, high
     if not 0 <= low <= high <= 1:
         raise ValueError(
             f"`interval` must be (low, high) with 0 <= low <= high <= 1; got {interval}"

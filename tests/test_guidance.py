@@ -335,3 +335,49 @@ def test_bad_probability(key, probability):
         guidance.drop_condition(
             key, jnp.asarray(LABELS), null=NULL, probability=probability
         )
+
+
+def test_weights_and_intervals_per_row_are_those_of_each_row_alone():
+    p = path()
+    omega = jnp.linspace(0.5, 2.0, 6)
+    kappa = jnp.linspace(0.0, 0.8, 6)
+    low, high = jnp.linspace(0.0, 0.4, 6), jnp.linspace(0.9, 0.5, 6)
+    together = guidance.guided_velocity(
+        average_velocity,
+        p,
+        null=NULL,
+        omega=omega,
+        kappa=kappa,
+        interval=(low, high),
+    )
+    for i in range(6):
+        alone = guidance.guided_velocity(
+            average_velocity,
+            p,
+            null=NULL,
+            omega=float(omega[i]),
+            kappa=float(kappa[i]),
+            interval=(float(low[i]), float(high[i])),
+        )
+        np.testing.assert_allclose(together[i], alone[i], atol=1e-14)
+
+
+@pytest.mark.usefixtures("untyped")
+def test_weights_of_another_batch_are_refused():
+    with pytest.raises(ValueError, match=r"`kappa` must have shape \[batch\]=\(6,\)"):
+        guidance.guided_velocity(
+            average_velocity, path(), null=NULL, omega=1.0, kappa=jnp.full(5, 0.5)
+        )
+
+
+@pytest.mark.parametrize("power", [0.0, 1.0, 2.5])
+def test_drawn_guidance_has_its_law(key, power):
+    """The quantiles of the density w^-power on [1, 8], from 40,000 draws."""
+    scale, (low, high) = guidance.draw_guidance(key, 40_000, power=power)
+    w = np.linspace(1, 8, 100_001)
+    cumulative = np.cumsum(w**-power)
+    expected = np.interp([0.1, 0.5, 0.9], cumulative / cumulative[-1], w)
+    np.testing.assert_allclose(np.quantile(scale, [0.1, 0.5, 0.9]), expected, rtol=0.03)
+    assert scale.min() >= 1 and scale.max() <= 8
+    np.testing.assert_allclose([low.mean(), high.mean()], [0.25, 0.75], atol=0.005)
+    assert low.max() <= 0.5 <= high.min()

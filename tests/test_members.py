@@ -24,7 +24,9 @@ from tests.test_objectives import (
 pytestmark = pytest.mark.usefixtures("x64")
 
 # TrigFlow lives on its own path; the other consistency members on any.
-PATHS = {name: ("linear", "trigonometric") for name in MEMBERS}
+PATHS: dict[str, tuple[str, ...]] = {
+    name: ("linear", "trigonometric") for name in MEMBERS
+}
 PATHS["continuous_consistency"] = ("trigonometric",)
 
 
