@@ -56,38 +56,102 @@ class Network:
     """Recompute the DiT's blocks in the backward pass: memory against time."""
     scan: bool = False
     """Compile the DiT's blocks as one loop: compile time against speed."""
+    times: Literal["start_duration", "start", "duration"] = "start_duration"
+    """Which times it sees: t and s - t, t alone (a velocity), s - t alone."""
+    zero_init_duration: bool = False
+    """Start as the velocity field whose parameters it is given, for every s."""
+    decoder_depth: int = 0
+    """Blocks at the end that see s in place of t; needs times start."""
+    velocity_head: int = 0
+    """Blocks at the end that exist twice, the second time for the velocity."""
+    guidance: bool = False
+    """See the scale and interval of guidance, to be chosen when sampling."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """The loss and the laws it is averaged over. Times: 0 is noise, 1 is data."""
+    """The loss and the laws it is averaged over. Times: 0 is noise, 1 is data.
 
-    name: Literal["mean_flow", "flow_matching"] = "mean_flow"
-    """mean_flow learns u(x, t, s); flow_matching only its diagonal, the velocity."""
+    The entries are what the members of `experiments.members` have in common; each reads
+    those that mean something to it.
+    """
+
+    name: str = "mean_flow"
+    """A member of experiments.members: what is learned, and from which identity."""
     interpolant: Literal[
         "linear", "trigonometric", "variance_preserving", "linear_variance_preserving"
     ] = "linear"
     """The path between noise and data."""
-    time_law: Literal["logit_normal", "uniform"] = "logit_normal"
-    """Law of the times; mean_flow takes the smaller and the larger of two draws."""
+    time_law: Literal["logit_normal", "uniform", "arctan_normal", "u_shaped"] = (
+        "logit_normal"
+    )
+    """Law of the times; for an interval, of the smaller and the larger of two draws."""
     time_mean: float = 0.4
-    """Location of the logit-normal times; positive is nearer the data."""
+    """Location of the logit- or arctan-normal times; positive is nearer the data."""
     time_std: float = 1.0
-    """Scale of the logit-normal times."""
+    """Scale of these times."""
     share_equal: float = 0.5
-    """mean_flow: share of the rows with s = t, which need no derivative."""
+    """Share of the rows with s = t, the anchor: flow matching, without derivative."""
+    structure: Literal["nested", "two_phases"] = "nested"
+    """The derivative inside the gradient's pass, or first the target, then the pass."""
+    target: Literal["own", "average"] = "own"
+    """Parameters that targets are computed from: the current or the averaged ones."""
+    target_dtype: Precision | None = None
+    """Arithmetic of the targets of two_phases; None: the network's own."""
     weight_power: float = 0.0
-    """mean_flow: power of the adaptive weight; 0 is unbiased, 1 usual for images."""
+    """Power of the adaptive weight; 0 is unbiased, 1 usual for images."""
     weight_offset: float = 1e-2
-    """mean_flow: offset of the adaptive weight."""
+    """Offset of the adaptive weight."""
+    learned_weight: bool = False
+    """Learn a weight of (t, s), which balances them without a bias."""
+    huber: float | None = None
+    """Scale of the pseudo-Huber penalty; None: the square."""
+    normalise: float | None = None
+    """Divide the residual by its norm plus this; None: do not."""
+    clip: float | None = None
+    """Clip the entries of the residual to this; None: do not."""
+    target_clip: float | None = 4.0
+    """Clip the entries of a bootstrap's target to this; None: do not."""
+    warmup: float = 0.0
+    """Part of the run over which the derivative (modular: its gradient) comes on."""
+    decay: tuple[float, float] = (0.0, 1.0)
+    """Part of the run along which AlphaFlow's alpha falls from 1 to 0."""
+    dispersion: float = 0.0
+    """mean_flow: weight of the dispersive loss on the features of a block."""
+    adversarial_weight: float = 0.0
+    """self_corrected_distillation: weight of the adversarial term."""
+    components: int = 8
+    """Policies: number of components."""
+    states: int = 2
+    """Policies: states visited per segment."""
+    group: int = 4
+    """moment_matching: rows per group."""
+    second_weight: float = 1.0
+    """Weight of the second term of a member that has one."""
+    step: float = 0.01
+    """Length of the finite step of a member that takes one."""
+    segments: int = 2
+    """consistency_flow_matching: number of straight segments."""
     label_dropout: float = 0.1
     """Chance of a row to train the unconditional field."""
     omega: float = 1.0
-    """mean_flow: weight of the data's velocity in the guided target."""
+    """Weight of the data's velocity in the guided target."""
     kappa: float = 0.0
-    """mean_flow: weight of its own velocity in it; the scale is omega / (1 - kappa)."""
+    """Weight of the network's own velocity in it; the scale is omega / (1 - kappa)."""
     guidance_interval: tuple[float, float] = (0.0, 1.0)
-    """mean_flow: times at which the target is guided."""
+    """Times at which the target is guided."""
+    teacher: str | None = None
+    """Run folder of the teacher, for the members that need one."""
+    teacher_guidance: float = 1.0
+    """Classifier-free guidance scale of the teacher."""
+    teacher_steps: int = 32
+    """Steps of the solver that makes the teacher's pairs and trajectories."""
+    pairs: int = 10_000
+    """Number of the teacher's pairs."""
+    longest_pair: float | None = None
+    """Leave out pairs whose mean squared distance exceeds this."""
+    start_from_teacher: bool = False
+    """Start from the teacher's parameters where their names and shapes agree."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -256,7 +320,7 @@ def smoke(config: Experiment) -> Experiment:
     return replace(
         config,
         data=replace(config.data, batch_size=16),
-        network=replace(config.network, width=16, depth=1, num_heads=2),
+        network=replace(config.network, width=16, depth=2, num_heads=2),
         optimizer=replace(config.optimizer, warmup_steps=2),
         training=replace(config.training, steps=8, log_every=2, checkpoint_every=4),
         evaluation=replace(

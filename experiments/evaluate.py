@@ -19,6 +19,7 @@ import tyro
 
 from experiments import classifier, plots, samplers
 from experiments import run as run_folder
+from experiments.members import MEMBERS
 from experiments.run import Trained
 from flowjax import metrics
 from flowjax.data import DENSITIES, get_density, load_arrays
@@ -86,7 +87,8 @@ def _samplers(trained: Trained) -> dict[str, samplers.Sampler]:
     chosen = {
         f"{n}-step": samplers.jumps(trained, n, options.guidance) for n in options.steps
     }
-    chosen["ODE"] = samplers.adaptive(trained, options.tolerance, options.guidance)
+    if MEMBERS[trained.config.objective.name].sampler != "acceleration":
+        chosen["ODE"] = samplers.adaptive(trained, options.tolerance, options.guidance)
     return chosen
 
 

@@ -80,6 +80,55 @@ def point_clouds(groups: Mapping[str, np.ndarray], path: Path) -> None:
     _save(figure, path)
 
 
+def few_step_quality(
+    series: Mapping[str, Mapping[str, Mapping[str, list[float]]]], path: Path
+) -> None:
+    """Draw one panel per figure: a row per member, a mark per sampler.
+
+    Args:
+        series: ``figure -> member -> sampler -> values over the seeds``; the sampler
+            ``"real"`` is drawn as a line.
+        path: where to write the PNG.
+    """
+    members = sorted({name for panel in series.values() for name in panel})
+    figure, axes = plt.subplots(
+        1,
+        max(len(series), 1),
+        figsize=(3.4 * max(len(series), 1), 0.3 * len(members) + 1.4),
+        layout="constrained",
+        squeeze=False,
+        sharey=True,
+    )
+    for axis, (title, panel) in zip(axes[0], series.items(), strict=False):
+        samplers = [n for n in next(iter(panel.values())) if n != "real"]
+        for color, sampler in enumerate(samplers):
+            rows = [(i, panel[m][sampler]) for i, m in enumerate(members) if m in panel]
+            places = [i for i, _ in rows]
+            means = np.array([np.mean(values) for _, values in rows])
+            low = means - [min(values) for _, values in rows]
+            high = np.array([max(values) for _, values in rows]) - means
+            shift = 0.16 * (color - (len(samplers) - 1) / 2)
+            axis.errorbar(
+                means,
+                np.array(places) + shift,
+                xerr=[low, high],
+                fmt="o",
+                ms=4,
+                label=sampler,
+                color=f"C{color}",
+            )
+        real = np.mean([np.mean(rows["real"]) for rows in panel.values()])
+        axis.axvline(real, color="0.6", lw=1, zorder=0)
+        if title in ("Fréchet", "sliced W2", "W2"):
+            axis.set_xscale("log")
+        axis.set(title=title, yticks=range(len(members)))
+        axis.set_yticklabels([name.replace("_", " ") for name in members])
+        axis.grid(alpha=0.3)
+    axes[0, 0].invert_yaxis()
+    axes[0, -1].legend(fontsize=8)
+    _save(figure, path)
+
+
 def _mosaic(images: np.ndarray) -> np.ndarray:
     """Join [rows, columns, h, w, c] in [-1, 1] to one picture in [0, 1]."""
     rows, columns, height, width, channels = images.shape

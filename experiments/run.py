@@ -18,6 +18,7 @@ import jax
 from experiments import build, config
 from experiments.config import Experiment
 from flowjax._extra import require
+from flowjax.networks import graft
 from flowjax.training import Checkpointer, TrainState, init_state
 
 
@@ -142,8 +143,9 @@ class Trained(NamedTuple):
         step: optimiser steps taken.
         event: shape of one example.
         num_classes: number of labels, or None.
-        apply: ``(params, x, t, s, cond) -> u``, the average-velocity field.
-        params: its averaged parameters, to be passed on when compiling.
+        functions: ``params -> name -> function``; ``field`` is the average velocity
+            ``u(x, t, s, label)``. See `experiments.build.bind`.
+        params: the averaged parameters, to be passed on when compiling.
         state: the whole training state.
     """
 
@@ -151,7 +153,7 @@ class Trained(NamedTuple):
     step: int
     event: tuple[int, ...]
     num_classes: int | None
-    apply: Any
+    functions: Callable[[Any], dict[str, Any]]
     params: Any
     state: TrainState
 
@@ -164,8 +166,8 @@ def restore(run: Path) -> Trained:
     """
     experiment = config.load(run)
     dataset = build.open_data(experiment.data, experiment.training.seed)
-    network = build.make_network(experiment, dataset.num_classes)
-    init = make_init(experiment, network, dataset)
+    modules = build.make_modules(experiment, dataset, need_teacher=False)
+    init = make_init(experiment, modules, dataset)
     # Abstract leaves on one device: reading needs no memory for a template, and no
     # device of the machine that wrote.
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
@@ -186,25 +188,32 @@ def restore(run: Path) -> Trained:
         step,
         dataset.event,
         dataset.num_classes,
-        network.apply,
+        partial(build.bind, experiment, modules),
         state.ema_params,
         state,
     )
 
 
-def make_init(experiment: Experiment, network: Any, dataset: build.Dataset) -> Any:
-    """Return ``key -> TrainState``, traceable."""
+def make_init(
+    experiment: Experiment,
+    modules: Any,
+    dataset: build.Dataset,
+    start: Any = None,
+) -> Any:
+    """Return ``key -> TrainState``, traceable.
+
+    ``start`` holds a teacher's parameters, copied where names and shapes agree.
+    """
     steps = experiment.training.steps
     optimizer = build.make_optimizer(experiment.optimizer, steps)
-    parameters = partial(
-        build.init_parameters,
-        network,
-        event=dataset.event,
-        num_classes=dataset.num_classes,
-    )
 
     def init(key: Any) -> TrainState:
         key_params, key_training = jax.random.split(key)
-        return init_state(key_training, parameters(key_params), optimizer)
+        params = build.init_parameters(
+            modules, key_params, dataset, guidance=experiment.network.guidance
+        )
+        if start is not None:
+            params = {**params, "field": graft(start["field"], params["field"])}
+        return init_state(key_training, params, optimizer)
 
     return init

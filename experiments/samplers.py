@@ -4,14 +4,15 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments import build
+from experiments.members import MEMBERS
 from experiments.run import Trained
-from flowjax import guidance, sampling, times
-from flowjax.fields import diagonal
+from flowjax import guidance, interpolants, objectives, sampling, times
+from flowjax.fields import diagonal, euler
 
 
 class Samples(NamedTuple):
@@ -27,25 +28,38 @@ class Samples(NamedTuple):
     evaluations: int
 
 
-Sampler = Callable[[Any, Any, Any], tuple[Any, Any]]
-"""``(params, x0, labels) -> (x1, evaluations)``, traceable."""
+Sampler = Callable[[Any, Any, Any, Any], tuple[Any, Any]]
+"""``(params, key, x0, labels) -> (x1, evaluations)``, traceable."""
 
 
 def jumps(trained: Trained, steps: int, scale: float = 1.0) -> Sampler:
     """Return the sampler of ``steps`` equal steps with one evaluation each.
 
-    Flow-map jumps, or Euler steps for a network that only knows the velocity.
+    How a step is taken is the member's: jumps of the flow map, Euler steps along the
+    velocity, or jumps to the data with fresh noise in between.
     """
     grid = times.uniform_grid(steps)
+    kind = MEMBERS[trained.config.objective.name].sampler
 
-    def sample(params: Any, x0: Any, labels: Any) -> tuple[Any, Any]:
+    def sample(params: Any, key: Any, x0: Any, labels: Any) -> tuple[Any, Any]:
         u, cost = _field(trained, params, scale)
-        if trained.config.objective.name == "flow_matching":
-            x, stats = sampling.ode(
-                diagonal(u), x0, cond=labels, solver=diffrax.Euler(), grid=grid
+        if kind == "euler":
+            u = euler(diagonal(u))
+        if kind == "acceleration":
+            functions = trained.functions(params)
+            v0 = functions["velocity"](x0, jnp.zeros(len(x0)), labels)
+            field = objectives.constant_acceleration_field(
+                functions["acceleration"], v0
             )
-            return x, cost * stats.nfe
-        return sampling.few_step(u, x0, cond=labels, grid=grid), cost * steps
+            return sampling.few_step(field, x0, cond=labels, grid=grid), steps + 1
+        if kind == "restart":
+            path = getattr(interpolants, trained.config.objective.interpolant)()
+            x = sampling.restart(
+                key, u, x0, cond=labels, grid=grid, gamma=1.0, interpolant=path
+            )
+        else:
+            x = sampling.few_step(u, x0, cond=labels, grid=grid)
+        return x, cost * steps
 
     return sample
 
@@ -53,7 +67,7 @@ def jumps(trained: Trained, steps: int, scale: float = 1.0) -> Sampler:
 def adaptive(trained: Trained, tolerance: float, scale: float = 1.0) -> Sampler:
     """Return the sampler that integrates the velocity u(x, t, t) with Tsit5."""
 
-    def sample(params: Any, x0: Any, labels: Any) -> tuple[Any, Any]:
+    def sample(params: Any, key: Any, x0: Any, labels: Any) -> tuple[Any, Any]:
         u, cost = _field(trained, params, scale)
         x, stats = sampling.ode(
             diagonal(u), x0, cond=labels, rtol=tolerance, atol=tolerance
@@ -65,7 +79,9 @@ def adaptive(trained: Trained, tolerance: float, scale: float = 1.0) -> Sampler:
 
 def _field(trained: Trained, params: Any, scale: float) -> tuple[Any, int]:
     """Return the (guided) field and its network evaluations per call."""
-    u = partial(trained.apply, params)
+    u = trained.functions(params)["field"]
+    if trained.config.network.guidance:
+        return build.at_guidance(u, scale), 1  # the network knows the scale
     if scale == 1.0:
         return u, 1
     if trained.num_classes is None:
@@ -85,8 +101,9 @@ def draw(
 ) -> Samples:
     """Draw ``count`` samples, ``batch_size`` at a time.
 
-    The noise of sample i depends on the seed and i alone: samplers are compared on the
-    same noise, whatever the batch size.
+    The noise that sample i starts from depends on the seed and i alone: samplers are
+    compared on the same noise, whatever the batch size. A sampler that draws more on
+    its way draws it per batch.
 
     Raises:
         ValueError: if a label is out of range or the run has none.
@@ -109,7 +126,8 @@ def draw(
     for start in range(0, count, batch_size):
         rows = slice(start, min(start + batch_size, count))
         cond = None if labels is None else jnp.asarray(labels[rows])
-        x, nfe = compiled(trained.params, normal(keys[rows]), cond)
+        key = jax.random.fold_in(keys[start], 1)
+        x, nfe = compiled(trained.params, key, normal(keys[rows]), cond)
         if not np.isfinite(x).all():
             raise FloatingPointError(
                 f"samples {rows.start} to {rows.stop - 1} are not all finite: the "

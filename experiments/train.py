@@ -23,7 +23,7 @@ import jax
 import tyro
 from tqdm import tqdm
 
-from experiments import build, config, configs, evaluate
+from experiments import build, config, configs, evaluate, teachers
 from experiments import run as run_folder
 from experiments.config import Experiment
 from flowjax.training import (
@@ -38,16 +38,19 @@ from flowjax.training import (
 
 def make_executor(experiment: Experiment, dataset: build.Dataset) -> Executor:
     """Compile the step of an experiment for the devices at hand."""
-    network = build.make_network(experiment, dataset.num_classes)
-    training = experiment.training
+    modules = build.make_modules(experiment, dataset)
+    training, options = experiment.training, experiment.objective
+    teacher = teachers.load(experiment)
+    velocity = None if teacher is None else teachers.velocity(teacher, options)
+    start = teacher.params if teacher and options.start_from_teacher else None
     step = partial(
         make_step,
-        build.make_loss(experiment, network, dataset),
+        build.make_loss(experiment, modules, dataset, velocity),
         build.make_optimizer(experiment.optimizer, training.steps),
         ema_decay=build.make_ema(experiment.optimizer),
         accumulate=training.accumulate,
     )
-    init = run_folder.make_init(experiment, network, dataset)
+    init = run_folder.make_init(experiment, modules, dataset, start)
     if training.parallel == "pmap":
         return pmap_over_devices(init, step)
     return jit_over_mesh(init, step, shard_state=training.shard_state)
@@ -64,7 +67,8 @@ def train(experiment: Experiment, run: Path, *, progress: bool = True) -> TrainS
         FloatingPointError: when the loss is no longer finite.
     """
     training = experiment.training
-    dataset = build.open_data(experiment.data, training.seed)
+    build.check_member(experiment, need_teacher=True)
+    dataset = teachers.open_data(experiment)
     run_folder.claim(run, experiment)
     executor = make_executor(experiment, dataset)
     with Checkpointer(

@@ -19,6 +19,7 @@ from flowjax import (
     interpolants,
     metrics,
     objectives,
+    policies,
     sampling,
     times,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "interpolants",
     "metrics",
     "objectives",
+    "policies",
     "sampling",
     "times",
 ]

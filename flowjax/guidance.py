@@ -68,6 +68,52 @@ def classifier_free(
         Eq. 6. Zheng et al. 2023, Guided Flows, arXiv:2311.13443. Kynkäänniemi et al.
         2024, Applying Guidance in a Limited Interval, arXiv:2404.07724.
     """
+
+    def unconditional(x: State, t: Time, *rest: Any) -> State:
+        *ends, cond = rest if rest else (None,)
+        return field(x, t, *ends, _null_like(cond, null))
+
+    guided = autoguidance(
+        field, cast(Field, unconditional), scale=scale, interval=interval
+    )
+
+    def checked(x: State, t: Time, *rest: Any) -> State:
+        _null_like(rest[-1] if rest else None, null)  # before the network sees it
+        return guided(x, t, *rest)
+
+    return cast(Field, checked)
+
+
+def autoguidance(
+    field: Field,
+    weak: Field,
+    *,
+    scale: float | Float[Array, ""] | PerExample,
+    interval: tuple[float, float] = (0.0, 1.0),
+) -> Field:
+    """Return ``weak + scale (field - weak)``: away from a worse version of the model.
+
+    The weak field is a smaller or less trained network on the same task and condition,
+    or the average of one over the parameters of another run. Scale 1 is ``field``, to
+    which the result is equal outside the interval of times.
+
+    Args:
+        field: ``v(x, t, cond)`` or ``u(x, t, s, cond)``.
+        weak: a field of the same signature.
+        scale: one number or one per row [batch].
+        interval: closed interval inside [0, 1] of the times ``t`` to guide at.
+
+    Returns:
+        The guided field. Each call evaluates both, and ``field`` alone where no row of
+        the batch is inside the interval.
+
+    Raises:
+        ValueError: if ``interval`` or ``scale`` is malformed.
+
+    References:
+        Karras et al. 2024, Guiding a Diffusion Model with a Bad Version of Itself,
+        arXiv:2406.02507, Eq. 3.
+    """
     low, high = _check_interval(interval)
     if jnp.ndim(scale) > 1:
         raise ValueError(
@@ -75,21 +121,18 @@ def classifier_free(
         )
 
     def guided(x: State, t: Time, *rest: Any) -> State:
-        *ends, cond = rest if rest else (None,)
-        null_rows = _null_like(cond, null)
-        conditional = field(x, t, *ends, cond)
+        strong = field(x, t, *rest)
         inside = (t >= low) & (t <= high)
 
         def guide() -> State:
             # Two calls, not one of twice the batch: rows stay on their devices.
-            unconditional = field(x, t, *ends, null_rows)
-            difference = conditional - unconditional
-            value = unconditional + _weight("scale", scale, conditional) * difference
-            return jnp.where(_column(inside, x), value, conditional)
+            other = weak(x, t, *rest)
+            value = other + _weight("scale", scale, strong) * (strong - other)
+            return jnp.where(_column(inside, x), value, strong)
 
         if low <= 0 and high >= 1:
             return guide()
-        return jax.lax.cond(inside.any(), guide, lambda: conditional)
+        return jax.lax.cond(inside.any(), guide, lambda: strong)
 
     return cast(Field, guided)
 

@@ -1,21 +1,34 @@
 """Times: where on the path to train, and at which times to evaluate a solver.
 
 A time sampler draws ``t`` [batch]; a pair sampler draws the start ``t`` and the end
-``s >= t`` of the interval over which an average velocity is learned. A grid is an
-increasing numpy array from exactly 0 to exactly 1.
+``s`` of the interval over which an average velocity is learned, ``s >= t`` unless said
+otherwise. A grid is an increasing numpy array from exactly 0 to exactly 1.
+
+Where a sampler takes ``share_equal``, that share of the rows has ``s = t``: the anchor,
+on which flow matching is done. They are the same rows of every batch, the first of each
+group of consecutive rows, so that objectives can spare them the derivative at compile
+time and every device holds its share of both kinds. The share is a fraction such as
+0.75 whose denominator, at most 64, divides the batch.
 
 Many papers put the noise at time 1. A logit-normal law with mean ``m`` on their clock
 has mean ``-m`` on ours, because ``t = 1 - t_paper``.
 """
 
-from typing import Protocol, runtime_checkable
+import math
+from typing import Literal, Protocol, TypeAlias, get_args, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
+from jaxtyping import Array, Bool
 
+from flowjax._grids import edm_grid as edm_grid
+from flowjax._grids import power_grid as power_grid
+from flowjax._grids import shifted_grid as shifted_grid
+from flowjax._grids import uniform_grid as uniform_grid
 from flowjax._rows import in_first_group, row_layout
 from flowjax._typing import PRNGKey, Time
+
+EqualTime: TypeAlias = Literal["smaller", "single"]
 
 
 @runtime_checkable
@@ -71,37 +84,131 @@ def logit_normal(
     return jax.nn.sigmoid(mean + std * jax.random.normal(key, (batch,)))
 
 
+def arctan_normal(
+    key: PRNGKey, batch: int, /, *, mean: float = -0.8, std: float = 1.6
+) -> Time:
+    """Draw ``t = 1 - (2 / pi) arctan(exp(mean + std n))``, ``n ~ N(0, 1)``.
+
+    On the trigonometric path the exponential is the ratio sigma / alpha of noise to
+    data, so that the noise level is log-normal.
+
+    Args:
+        key: typed random key.
+        batch: number of times.
+        mean: mean logarithm of the ratio: negative means nearer data, unlike that of
+            `logit_normal`. Where the noise has the scale ``sigma_data`` and is counted
+            in, subtract its logarithm.
+        std: standard deviation of the logarithm, positive.
+
+    Raises:
+        ValueError: unless ``std > 0``.
+
+    References:
+        Peng et al. 2025, FACM, arXiv:2507.03738; Lu and Song 2024, arXiv:2410.11081
+        (sCM: mean -1.0 - log 0.5, std 1.4).
+    """
+    if not std > 0:
+        raise ValueError(f"`std` must be positive; got {std}")
+    # arctan(1 / r) = pi / 2 - arctan(r) spares the subtraction next to t=0.
+    ratio = jnp.exp(-(mean + std * jax.random.normal(key, (batch,))))
+    return jnp.minimum((2 / math.pi) * jnp.arctan(ratio), 1.0)
+
+
+def u_shaped(key: PRNGKey, batch: int, /, *, a: float = 4.0) -> Time:
+    """Draw ``t`` in [0, 1] with a density proportional to ``exp(a t) + exp(a (1-t))``.
+
+    By its inverse distribution function: ``t = 1/2 + arcsinh(w sinh(a / 2)) / a`` with
+    ``w ~ U[-1, 1)``.
+
+    Args:
+        key: typed random key.
+        batch: number of times.
+        a: in (0, 100]; the larger, the more mass at both ends.
+
+    Raises:
+        ValueError: if ``a`` is outside (0, 100].
+
+    References:
+        Lee et al. 2024, Improving the Training of Rectified Flows, arXiv:2405.20320,
+        Sec. 4.1.
+    """
+    if not 0 < a <= 100:
+        raise ValueError(f"`a` must lie in (0, 100]; got {a}")
+    w = jax.random.uniform(key, (batch,), minval=-1.0, maxval=1.0)
+    return jnp.clip(0.5 + jnp.arcsinh(w * math.sinh(a / 2)) / a, 0.0, 1.0)
+
+
+def to_data(sampler: TimeSampler) -> PairSampler:
+    """Return the pairs ``(t, 1)`` of consistency models, ``t`` drawn by ``sampler``."""
+
+    def pairs(key: PRNGKey, batch: int, /) -> tuple[Time, Time]:
+        t = sampler(key, batch)
+        return t, jnp.ones_like(t)
+
+    return pairs
+
+
+def either_direction(pairs: PairSampler) -> PairSampler:
+    """Return ``pairs`` with ``t`` and ``s`` of each row swapped with probability 1/2.
+
+    Rows with ``s = t`` are as they were, and where they were.
+
+    References:
+        BiFM, arXiv:2603.24942.
+    """
+
+    def swapped(key: PRNGKey, batch: int, /) -> tuple[Time, Time]:
+        key_pairs, key_direction = jax.random.split(key)
+        t, s = pairs(key_pairs, batch)
+        back = jax.random.bernoulli(key_direction, 0.5, (batch,))
+        return jnp.where(back, s, t), jnp.where(back, t, s)
+
+    return swapped
+
+
 def ordered_pairs(
-    key: PRNGKey, batch: int, /, *, sampler: TimeSampler, share_equal: float = 0.75
+    key: PRNGKey,
+    batch: int,
+    /,
+    *,
+    sampler: TimeSampler,
+    second: TimeSampler | None = None,
+    share_equal: float = 0.75,
+    equal: EqualTime = "smaller",
 ) -> tuple[Time, Time]:
     """Draw ``t <= s``, the smaller and larger of two draws, with ``s = t`` on a share.
-
-    The rows with ``s = t`` keep the smaller (noisier) draw. They are the same rows of
-    every batch, the first ``share_equal`` of each group of consecutive rows, so that
-    `flowjax.objectives.mean_flow` can spare them the derivative at compile time and
-    so that every device holds its share of both kinds.
 
     Args:
         key: typed random key.
         batch: number of rows, a multiple of the denominator of ``share_equal``.
-        sampler: law of each of the two draws.
-        share_equal: share of the rows with ``s = t``, a fraction such as 0.75.
+        sampler: law of the first draw.
+        second: law of the second draw; None: that of the first.
+        share_equal: share of the rows with ``s = t``.
+        equal: the time of these rows: ``"smaller"``, the smaller (noisier) of both
+            draws, as in MeanFlow, or ``"single"``, the first draw, as in AlphaFlow.
 
     Returns:
         ``t`` and ``s``, each [batch].
 
     Raises:
-        ValueError: if ``share_equal`` is no simple fraction or does not fit the batch.
+        ValueError: if ``share_equal`` is no simple fraction or does not fit the batch,
+            or ``equal`` is unknown.
 
     References:
         Geng et al. 2025, Mean Flows, arXiv:2505.13447, Sec. 4.3; their (r, t) is our
-        (1 - s, 1 - t).
+        (1 - s, 1 - t). AlphaFlow, arXiv:2510.20771. Two laws: Decoupled MeanFlow,
+        arXiv:2510.24474 (logit-normal, means -0.4 and 1.2 on our clock).
     """
-    layout = row_layout(batch, share_equal)
+    if equal not in get_args(EqualTime):
+        raise ValueError(f"`equal` must be one of {get_args(EqualTime)}; got {equal!r}")
     key_first, key_second = jax.random.split(key)
-    first, second = sampler(key_first, batch), sampler(key_second, batch)
-    t, s = jnp.minimum(first, second), jnp.maximum(first, second)
-    return t, jnp.where(in_first_group(layout, batch), t, s)
+    first = sampler(key_first, batch)
+    other = (sampler if second is None else second)(key_second, batch)
+    t, s = jnp.minimum(first, other), jnp.maximum(first, other)
+    alone = _equal_rows(batch, share_equal)
+    if equal == "single":
+        t = jnp.where(alone, first, t)
+    return t, jnp.where(alone, t, s)
 
 
 def logit_normal_pairs(
@@ -131,68 +238,112 @@ def uniform_pairs(
     return ordered_pairs(key, batch, sampler=uniform, share_equal=share_equal)
 
 
-def uniform_grid(steps: int) -> np.ndarray:
-    """Return ``t_k = k / steps`` for k = 0..steps."""
-    return _fractions(steps)
+def interval_pairs(
+    key: PRNGKey,
+    batch: int,
+    /,
+    *,
+    mean: float = -0.8,
+    std: float = 1.0,
+    share_equal: float = 0.0,
+) -> tuple[Time, Time]:
+    """Draw the length ``s - t = sigmoid(mean + std n)``, then ``t ~ U[0, 1 - length)``.
 
-
-def shifted_grid(steps: int, *, shift: float) -> np.ndarray:
-    """Return ``t_k = q / (shift - (shift - 1) q)``, ``q = k / steps``.
-
-    A shift above 1 spends more steps near the noise. Stable Diffusion 3 uses 3 at
-    1024^2 pixels.
+    Args:
+        key: typed random key.
+        batch: number of rows.
+        mean: location of the length on the logit scale, the same on every clock.
+        std: scale of the length on the logit scale, positive.
+        share_equal: share of the rows with ``s = t``.
 
     Raises:
-        ValueError: unless ``shift > 0`` and ``steps >= 1``.
+        ValueError: unless ``std > 0`` and ``share_equal`` fits the batch.
 
     References:
-        Esser et al. 2024, arXiv:2403.03206, Eq. 23, on the clock ``1 - t``.
+        Sabour et al. 2025, Align Your Flow, arXiv:2506.14603.
     """
-    if not shift > 0:
-        raise ValueError(f"`shift` must be positive; got {shift}")
-    q = _fractions(steps)
-    return q / (shift - (shift - 1) * q)
+    key_length, key_start = jax.random.split(key)
+    length = logit_normal(key_length, batch, mean=mean, std=std)
+    t = jax.random.uniform(key_start, (batch,)) * (1 - length)
+    return t, jnp.where(_equal_rows(batch, share_equal), t, t + length)
 
 
-def power_grid(steps: int, *, power: float = 2.0) -> np.ndarray:
-    """Return ``t_k = (k / steps)^power``.
+def reflow_pairs(
+    key: PRNGKey,
+    batch: int,
+    /,
+    *,
+    a: float = 4.0,
+    mean: float = -0.8,
+    std: float = 1.0,
+    earliest: float = 1 / 81,
+    share_equal: float = 0.75,
+) -> tuple[Time, Time]:
+    """Draw a `u_shaped` start and a logit-normal length, long jumps to the data.
 
-    A power above 1 is dense near the noise, one below 1 near the data.
+    ``t = max(u_shaped, earliest)`` and ``s = min(t + length, 1)``; from ``t < 0.2`` to
+    ``s > 0.6`` the jump goes all the way to ``s = 1``.
+
+    Args:
+        key: typed random key.
+        batch: number of rows.
+        a: shape of the law of the start.
+        mean: location of the length on the logit scale, the same on every clock.
+        std: scale of the length on the logit scale, positive.
+        earliest: the least start: 1 / (1 + sigma_max) where the teacher started.
+        share_equal: share of the rows with ``s = t``.
 
     Raises:
-        ValueError: unless ``power > 0`` and ``steps >= 1``.
-    """
-    if not power > 0:
-        raise ValueError(f"`power` must be positive; got {power}")
-    return _fractions(steps) ** power
-
-
-def edm_grid(
-    steps: int, *, rho: float = 7.0, sigma_min: float = 0.002, sigma_max: float = 80.0
-) -> np.ndarray:
-    """Return EDM's noise levels as times of the linear path, ``t = 1 / (1 + sigma)``.
-
-    ``sigma_k = (a + k / steps (b - a))^rho`` with ``a = sigma_max^(1/rho)`` and
-    ``b = sigma_min^(1/rho)``; the two ends are then set to exactly 0 and 1.
-
-    Raises:
-        ValueError: unless ``0 < sigma_min < sigma_max``, ``rho > 0``, ``steps >= 1``.
+        ValueError: if an option is out of range or does not fit the batch.
 
     References:
-        Karras et al. 2022, arXiv:2206.00364, Eq. 5.
+        Zhang et al. 2025, Re-MeanFlow, arXiv:2511.23342 (constants of the authors'
+        code, where the rows with ``s = t`` are random ones).
     """
-    if not (0 < sigma_min < sigma_max and rho > 0):
-        raise ValueError(
-            "need 0 < sigma_min < sigma_max and rho > 0; "
-            f"got {sigma_min}, {sigma_max} and {rho}"
-        )
-    start, end = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
-    grid = 1 / (1 + (start + _fractions(steps) * (end - start)) ** rho)
-    grid[0], grid[-1] = 0.0, 1.0
-    return grid
+    if not 0 <= earliest < 1:
+        raise ValueError(f"`earliest` must lie in [0, 1); got {earliest}")
+    key_start, key_length = jax.random.split(key)
+    t = jnp.maximum(u_shaped(key_start, batch, a=a), earliest)
+    s = jnp.minimum(t + logit_normal(key_length, batch, mean=mean, std=std), 1.0)
+    s = jnp.where((t < 0.2) & (s > 0.6), 1.0, s)
+    return t, jnp.where(_equal_rows(batch, share_equal), t, s)
 
 
-def _fractions(steps: int) -> np.ndarray:
-    if steps < 1:
-        raise ValueError(f"`steps` must be at least 1; got {steps}")
-    return np.arange(steps + 1) / steps
+def dyadic_pairs(
+    key: PRNGKey, batch: int, /, *, finest: int = 128, share_equal: float = 0.875
+) -> tuple[Time, Time]:
+    """Draw steps of lengths 1, 1/2, ..., 2 / ``finest`` on the grid of their length.
+
+    A step of length d starts at a multiple of d. The lengths are dealt out in turn to
+    the rows with ``s > t``; the rows with ``s = t`` stand on the grid ``k / finest``,
+    k < finest. All times are exact.
+
+    Args:
+        key: typed random key.
+        batch: number of rows.
+        finest: number of the smallest steps in [0, 1], a power of two, at least 2.
+        share_equal: share of the rows with ``s = t``.
+
+    Raises:
+        ValueError: if ``finest`` is no such power or ``share_equal`` does not fit the
+            batch.
+
+    References:
+        Frans et al. 2024, Shortcut Models, arXiv:2410.12557.
+    """
+    if finest < 2 or finest & (finest - 1):
+        raise ValueError(f"`finest` must be a power of two, at least 2; got {finest}")
+    first, period = row_layout(batch, share_equal)
+    group, place = jnp.divmod(jnp.arange(batch), period)
+    still = place < first
+    # The moving rows are counted without a sum over rows that other devices hold.
+    level = (group * (period - first) + place - first) % (finest.bit_length() - 1)
+    draw = jax.random.uniform(key, (batch,))
+    steps = jnp.where(still, finest, 2**level).astype(draw.dtype)
+    t = jnp.floor(draw * steps) / steps
+    return t, jnp.where(still, t, t + 1 / steps)
+
+
+def _equal_rows(batch: int, share_equal: float) -> Bool[Array, "batch"]:
+    """Return which rows have ``s = t``."""
+    return in_first_group(row_layout(batch, share_equal), batch)

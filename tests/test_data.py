@@ -20,6 +20,7 @@ from flowjax.data import (
     DENSITIES,
     BatchIterator,
     ImageSource,
+    array_batches,
     checkerboard,
     eight_gaussians,
     get_density,
@@ -591,3 +592,41 @@ def test_prepare_data_command(data_dir, capsys, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(SystemExit, match=r"TensorFlow.*flowjax-matching\[prepare\]"):
         prepare_data.main("mnist", data_dir=data_dir)
+
+
+def test_array_batches_visit_every_row_once_an_epoch_and_keep_rows_together():
+    arrays = {"x": np.arange(10.0), "label": np.arange(10) * 2}
+    batches = array_batches(arrays, batch_size=5, seed=0)
+    epochs = [
+        np.concatenate([next(batches)["x"], next(batches)["x"]]) for _ in range(3)
+    ]
+    for epoch in epochs:
+        np.testing.assert_array_equal(np.sort(epoch), arrays["x"])
+    assert (epochs[0] != epochs[1]).any()
+    batch = next(batches)
+    np.testing.assert_array_equal(batch["label"], 2 * batch["x"])
+
+
+def test_array_batches_continue_where_they_stood():
+    arrays = {"x": np.arange(7.0)}
+    batches = array_batches(arrays, batch_size=3, seed=1)
+    next(batches)
+    state = batches.get_state()
+    expected = [next(batches)["x"] for _ in range(4)]
+    again = array_batches(arrays, batch_size=3, seed=1)
+    again.set_state(state)
+    np.testing.assert_array_equal([next(again)["x"] for _ in range(4)], expected)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "seed", "message"),
+    [
+        ({}, 0, "at least 1"),
+        ({"x": np.zeros(0)}, 0, "at least 1"),
+        ({"x": np.zeros(3), "y": np.zeros(4)}, 0, "one length"),
+        ({"x": np.zeros(3)}, -1, "negative"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused(arrays, seed, message):
+    with pytest.raises(ValueError, match=message):
+        array_batches(arrays, batch_size=2, seed=seed)

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import config, configs, run
+from experiments import config, configs, members, run
 from experiments.config import Experiment
 
 ROOT = Path(__file__).parents[1]
@@ -91,7 +91,7 @@ def test_the_default_run_leaves_what_it_promises(digits_run):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", [n for n in configs.names() if offline(n) and n != configs.DEFAULT]
+    "name", [n for n in configs.files() if offline(n) and n != configs.DEFAULT]
 )
 def test_every_offline_experiment_runs(name, tmp_path):
     code, output = call("train", name, "--smoke", "--run", tmp_path / "r", cwd=tmp_path)
@@ -100,7 +100,7 @@ def test_every_offline_experiment_runs(name, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [n for n in configs.names() if not offline(n)])
+@pytest.mark.parametrize("name", [n for n in configs.files() if not offline(n)])
 def test_experiments_on_downloads_run_on_digits(name, tmp_path):
     """Their data is not at hand; everything else of them runs, on the digits."""
     patch = ["--network.patch-size", "2", "--data.name", "digits"]
@@ -108,6 +108,52 @@ def test_experiments_on_downloads_run_on_digits(name, tmp_path):
         "train", name, "--smoke", *patch, "--run", tmp_path / "r", cwd=tmp_path
     )
     assert code == 0, output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("data", "names"),
+    [
+        ("density", tuple(members.MEMBERS)),
+        # Those whose networks are not the plain one.
+        ("digits", ("improved_mean_flow", "decoupled_mean_flow", "pi_flow")),
+    ],
+)
+def test_every_member_trains_and_is_compared(data, names, tmp_path):
+    """One smoke run of each, teachers included; the second call repeats nothing."""
+    flags = ["--data", data, "--smoke", "--steps", "8", "--out", tmp_path]
+    flags += ["--members", *names]
+    code, output = call("compare", *flags, cwd=tmp_path)
+    assert code == 0, output
+    folder = tmp_path / f"{data}_8_smoke"
+    rows = json.loads((folder / "comparison.json").read_text())
+    assert tuple(rows) == names
+    for name, (result,) in rows.items():
+        assert {"1-step", "2-step", "4-step"} < set(result["figures"]), name
+    table = (folder / "comparison.md").read_text()
+    assert all(f"| {name} |" in table for name in names)
+    assert (folder / "comparison.png").is_file()
+    code, again = call("compare", *flags, cwd=tmp_path)
+    assert code == 0
+    assert "seed 0: 8 steps" in output
+    assert "seed 0: 8 steps" not in again
+
+
+def test_every_member_has_an_experiment_on_digits_and_on_a_density():
+    for member in members.MEMBERS:
+        for data in ("digits", "density"):
+            name = f"{data}_{member}"
+            assert configs.get(name).objective.name == member
+            assert configs.summary(name)
+
+
+def test_a_member_without_its_teacher_is_refused_before_any_work(tmp_path):
+    code, output = call(
+        "train", "digits_align_your_flow", "--run", tmp_path / "r", cwd=tmp_path
+    )
+    assert code == 1
+    assert "is no run folder; train it first" in output
+    assert not (tmp_path / "r").exists()
 
 
 @pytest.mark.slow

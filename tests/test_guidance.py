@@ -378,6 +378,20 @@ def test_drawn_guidance_has_its_law(key, power):
     cumulative = np.cumsum(w**-power)
     expected = np.interp([0.1, 0.5, 0.9], cumulative / cumulative[-1], w)
     np.testing.assert_allclose(np.quantile(scale, [0.1, 0.5, 0.9]), expected, rtol=0.03)
-    assert scale.min() >= 1 and scale.max() <= 8
+    assert scale.min() >= 1
+    assert scale.max() <= 8
     np.testing.assert_allclose([low.mean(), high.mean()], [0.25, 0.75], atol=0.005)
     assert low.max() <= 0.5 <= high.min()
+
+
+def test_autoguidance_extrapolates_from_the_weak_field():
+    x, t, labels = batch()
+    weak = lambda x, t, c: 0.5 * velocity(x, t, c)  # noqa: E731
+    guided = guidance.autoguidance(velocity, weak, scale=3.0)(x, t, labels)
+    np.testing.assert_allclose(guided, 2.0 * velocity(x, t, labels), rtol=1e-14)
+    inside = guidance.autoguidance(velocity, weak, scale=3.0, interval=(0.4, 0.6))
+    outside = np.asarray((t < 0.4) | (t > 0.6))
+    assert outside.any()
+    np.testing.assert_array_equal(
+        inside(x, t, labels)[outside], velocity(x, t, labels)[outside]
+    )

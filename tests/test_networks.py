@@ -39,9 +39,9 @@ def inputs(event, batch=4, dtype=float, seed=1):
     return x, jnp.asarray(rng.random(batch)), jnp.asarray(rng.random(batch))
 
 
-def initialise(net, x, t, s, scale=0.25):
+def initialise(net, x, t, s, cond=None, scale=0.25):
     """Random parameters of the right shapes, none of them zero."""
-    shapes = jax.eval_shape(net.init, jax.random.key(0), x, t, s)
+    shapes = jax.eval_shape(net.init, jax.random.key(0), x, t, s, cond)
     rng = np.random.default_rng(0)
     return jax.tree.map(
         lambda p: jnp.asarray(scale * rng.standard_normal(p.shape), p.dtype), shapes

@@ -16,10 +16,10 @@ HEAVY = {
 }
 # Each room may import those of the rows above it, and its own.
 LEVELS = [
-    {"_typing", "_checks", "_extra", "_rows", "_line"},
+    {"_typing", "_checks", "_extra", "_rows", "_line", "_grids"},
     {"interpolants", "times", "couplings"},
     {"fields", "analytic"},
-    {"guidance"},
+    {"guidance", "policies"},
     {"objectives", "sampling", "metrics"},
     {"networks", "training", "data"},
 ]

@@ -4,7 +4,12 @@ The densities need nothing but JAX. Image sets need the extra `data`, imported o
 use and never TensorFlow.
 """
 
-from flowjax.data.batches import BatchIterator, image_batches, index_batches
+from flowjax.data.batches import (
+    BatchIterator,
+    array_batches,
+    image_batches,
+    index_batches,
+)
 from flowjax.data.densities import (
     DENSITIES,
     Density,
@@ -23,6 +28,7 @@ __all__ = [
     "BatchIterator",
     "Density",
     "ImageSource",
+    "array_batches",
     "checkerboard",
     "eight_gaussians",
     "get_density",

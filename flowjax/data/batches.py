@@ -8,7 +8,7 @@ order of the processes, are the batch that a single process would have got.
 
 import functools
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -88,6 +88,47 @@ def image_batches(
         return {"image": source.scale(images), "label": labels}
 
     return _iterate(load, batch_size, process_index, process_count, num_threads)
+
+
+def array_batches(
+    arrays: Mapping[str, np.ndarray],
+    *,
+    batch_size: int,
+    seed: int,
+    process_index: int | None = None,
+    process_count: int | None = None,
+) -> BatchIterator:
+    """Iterate for ever over shuffled rows of arrays in memory.
+
+    Epochs are those of `image_batches`: fresh permutations that follow each other
+    without a gap.
+
+    Args:
+        arrays: ``name -> [n, ...]``, of the same length n.
+        batch_size: number of rows over all processes.
+        seed: determines the permutations; non-negative.
+        process_index: as in `image_batches`.
+        process_count: as in `image_batches`.
+
+    Returns:
+        A grain iterator over ``name -> [batch_size / process_count, ...]``.
+
+    Raises:
+        ImportError: without the extra `data`.
+        ValueError: if the arrays are empty or differ in length, or as `image_batches`.
+    """
+    lengths = {name: len(array) for name, array in arrays.items()}
+    size = next(iter(lengths.values()), 0)
+    if size == 0 or set(lengths.values()) != {size}:
+        raise ValueError(f"`arrays` must have one length of at least 1; got {lengths}")
+    if seed < 0:
+        raise ValueError(f"`seed` must not be negative; got {seed}")
+
+    def load(positions: np.ndarray) -> dict[str, np.ndarray]:
+        rows, _ = _draw(positions, seed, size)
+        return {name: array[rows] for name, array in arrays.items()}
+
+    return _iterate(load, batch_size, process_index, process_count, 0)
 
 
 def index_batches(

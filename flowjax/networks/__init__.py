@@ -3,15 +3,30 @@
 Every network is called as ``net.apply(params, x, t, s, cond)``, so
 ``functools.partial(net.apply, params)`` is an `AverageVelocityField`; its diagonal
 ``u(x, t, t, cond)`` is a velocity field. All pass `jax.jvp` and the gradient of it, and
-hold no state and draw no random numbers after initialisation.
+hold no state and draw no random numbers after initialisation. What else they can do
+(a second head, a decoder that sees only s, guidance as an input, ...) is described once
+at `Network`; `graft` starts one from the parameters of another.
 """
 
 from flowjax._extra import require
 
 require("flax", extra="train")
 
+from flowjax.networks.base import Network
 from flowjax.networks.dit import DiT
 from flowjax.networks.embeddings import Conditioning, TimeEmbedding, sinusoidal
+from flowjax.networks.grafting import graft, ungrafted
+from flowjax.networks.log_variance import LogVariance
 from flowjax.networks.mlp import MLP
 
-__all__ = ["MLP", "Conditioning", "DiT", "TimeEmbedding", "sinusoidal"]
+__all__ = [
+    "MLP",
+    "Conditioning",
+    "DiT",
+    "LogVariance",
+    "Network",
+    "TimeEmbedding",
+    "graft",
+    "sinusoidal",
+    "ungrafted",
+]

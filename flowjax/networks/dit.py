@@ -9,6 +9,8 @@ References:
 """
 
 import functools
+from collections.abc import Collection
+from typing import Any, TypeAlias
 
 import flax.linen as nn
 import jax
@@ -16,26 +18,23 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from flowjax._typing import Condition, State, Time
-from flowjax.networks.embeddings import (
-    MAX_FREQUENCY,
-    Conditioning,
-    at_least_float32,
-    check_input,
-    check_labels,
-    check_times,
-    position_table,
-)
+from flowjax.networks.base import Embedded, Network
+from flowjax.networks.checks import check_input
+from flowjax.networks.embeddings import at_least_float32, position_table
+
+Image: TypeAlias = Float[Array, "batch height width channels"]
+Tokens: TypeAlias = Float[Array, "batch tokens w"]
 
 _xavier = nn.initializers.xavier_uniform()
 _zeros = nn.initializers.zeros
 
 
-class DiT(nn.Module):
+class DiT(Network):
     """Transformer over image patches with adaLN-zero conditioning.
 
-    The output is exactly zero at initialisation. Images of other sizes than the one the
-    parameters were made with are accepted: the positions are computed, not learned.
+    The output is exactly zero at initialisation. States are images [batch, height,
+    width, channels]. Images of other sizes than the one the parameters were made with
+    are accepted: the positions are computed, not learned.
 
     Attributes:
         patch_size: side of a square patch, in pixels.
@@ -43,16 +42,14 @@ class DiT(nn.Module):
         depth: number of blocks.
         num_heads: attention heads.
         mlp_ratio: hidden features of a block's MLP over ``width``.
-        num_classes: number of labels, the null class not counted, or None.
-        max_frequency: highest frequency of the time features.
         qk_norm: normalise queries and keys by their root mean square.
         remat: recompute the blocks in the backward pass instead of storing them.
         scan: run the blocks as one `jax.lax.scan` over stacked parameters: compile
             time no longer grows with ``depth``. XLA's cost analysis then counts one
             block only.
-        dtype: dtype of the blocks' arithmetic. Layer norms, modulations, softmax,
-            embeddings and the last layer use at least float32.
-        param_dtype: dtype of the parameters.
+
+    The other attributes are those of `Network`. Layer norms, modulations, softmax,
+    embeddings and the last layer use at least float32, whatever its ``dtype``.
     """
 
     patch_size: int
@@ -60,95 +57,105 @@ class DiT(nn.Module):
     depth: int
     num_heads: int
     mlp_ratio: int = 4
-    num_classes: int | None = None
-    max_frequency: float = MAX_FREQUENCY
     qk_norm: bool = False
     remat: bool = False
     scan: bool = False
-    dtype: DTypeLike = jnp.float32
-    param_dtype: DTypeLike = jnp.float32
 
-    @nn.compact
-    def __call__(self, x: State, t: Time, s: Time, cond: Condition = None) -> State:
-        """Return the average velocity over [t, s] at ``x``.
-
-        Args:
-            x: images [batch, height, width, channels].
-            t: times [batch].
-            s: destination times [batch]; ``s = t`` gives the velocity.
-            cond: labels [batch], ``num_classes`` being the null class; None: all null.
-
-        Returns:
-            An array of the shape of ``x``, float32 or the dtype of ``x`` if wider.
-
-        Raises:
-            ValueError: if shapes, dtypes or hyper-parameters do not fit together, or a
-                known label is out of range.
-        """
-        self._check(x, t, s, cond)
-        wide = at_least_float32(self.dtype)
-        dense = functools.partial(
-            nn.Dense, param_dtype=self.param_dtype, kernel_init=_xavier
-        )
-        c = Conditioning(
-            self.width,
-            num_classes=self.num_classes,
-            max_frequency=self.max_frequency,
-            dtype=self.dtype,
+    def _dense(self, features: int, *, name: str, **options: Any) -> nn.Dense:
+        """Return a layer of the kind used outside the blocks."""
+        options = {"kernel_init": _xavier} | options
+        return nn.Dense(
+            features,
+            dtype=at_least_float32(self.dtype),
             param_dtype=self.param_dtype,
-            name="conditioning",
-        )(t, s, cond)
-        c = nn.silu(c)[:, None, :]
-
-        rows, columns = (size // self.patch_size for size in x.shape[1:3])
-        positions = jnp.asarray(position_table(rows, columns, self.width), wide)
-        h = dense(self.width, dtype=wide, name="input")(patchify(x, self.patch_size))
-        h = self._blocks((h + positions[None]).astype(self.dtype), c)
-
-        shift, scale = jnp.split(
-            dense(2 * self.width, dtype=wide, kernel_init=_zeros, name="modulation")(c),
-            2,
-            axis=-1,
+            name=name,
+            **options,
         )
+
+    def _grid(self, x: Image) -> tuple[int, int]:
+        """Return the numbers of rows and columns of patches."""
+        return x.shape[1] // self.patch_size, x.shape[2] // self.patch_size
+
+    def _read(self, x: Image) -> Tokens:
+        h = self._dense(self.width, name="input")(patchify(x, self.patch_size))
+        positions = position_table(*self._grid(x), self.width)
+        return (h + jnp.asarray(positions, h.dtype)[None]).astype(self.dtype)
+
+    def _write(
+        self, prefix: str, h: Tokens, c: Embedded, x: Image, *, channels: int
+    ) -> Float[Array, "batch height width out"]:
+        zero = functools.partial(self._dense, kernel_init=_zeros)
+        modulation = zero(2 * self.width, name=f"{prefix}modulation")(c[:, None, :])
+        shift, scale = jnp.split(modulation, 2, axis=-1)
         h = layer_norm(h) * (1 + scale) + shift
-        features = self.patch_size**2 * x.shape[-1]
-        h = dense(features, dtype=wide, kernel_init=_zeros, name="output")(h)
-        return unpatchify(h, rows, columns, self.patch_size).astype(
-            at_least_float32(x.dtype)
-        )
+        h = zero(self.patch_size**2 * channels, name=f"{prefix}output")(h)
+        return unpatchify(h, *self._grid(x), self.patch_size)
 
-    def _blocks(
-        self, h: Float[Array, "batch tokens w"], c: Float[Array, "batch 1 w"]
-    ) -> Float[Array, "batch tokens w"]:
-        """Apply the blocks, in a loop or a scan, stored or recomputed."""
+    def _block(self, prefix: str, index: int, h: Tokens, c: Embedded) -> Tokens:
+        return self._make_block(f"{prefix}block_{index}")(h, c[:, None, :])
+
+    def _make_block(self, name: str) -> Any:
+        """Return a block with the attributes of the network."""
         block = DiTBlock
         if self.remat:
             # Inside a scan the loop itself keeps XLA from merging the recomputation.
             block = nn.remat(block, prevent_cse=not self.scan)
-        make = functools.partial(
-            block,
+        return block(
             num_heads=self.num_heads,
             mlp_ratio=self.mlp_ratio,
             qk_norm=self.qk_norm,
             dtype=self.dtype,
             param_dtype=self.param_dtype,
+            name=name,
         )
+
+    def _blocks(
+        self,
+        prefix: str,
+        first: int,
+        h: Tokens,
+        early: Embedded,
+        late: Embedded,
+        *,
+        keep: Collection[int],
+    ) -> dict[int, Tokens]:
+        """Apply the blocks, in a loop or a scan.
+
+        A scan hands on what is to be kept beside the tokens. So neither a decoder nor a
+        tap nor a second head splits the stack: its parameters are those of the plain
+        network.
+        """
         if not self.scan:
-            for i in range(self.depth):
-                h, _ = make(name=f"block_{i}")(h, c)
-            return h
+            return super()._blocks(prefix, first, h, early, late, keep=keep)
+        inner = [count for count in keep if count < self.depth]
+
+        def step(
+            block: DiTBlock, carry: Any, i: Array, conditions: tuple[Array, ...]
+        ) -> tuple[Any, None]:
+            h, kept = carry
+            c = conditions[-1]
+            if len(conditions) > 1:
+                c = jnp.where(i < self._decoder, conditions[0], c)
+            h = block(h, c)
+            kept = {n: jnp.where(i + 1 == n, h, old) for n, old in kept.items()}
+            return (h, kept), None
+
         scanned = nn.scan(
-            block,
+            step,
             variable_axes={"params": 0},
             split_rngs={"params": True},
-            in_axes=nn.broadcast,  # pyright: ignore[reportArgumentType]
-            length=self.depth,
+            in_axes=(0, nn.broadcast),  # pyright: ignore[reportArgumentType]
         )
-        h, _ = scanned(**make.keywords, name="blocks")(h, c)
-        return h
+        conditions = (early, late) if self.decoder_depth else (late,)
+        (h, kept), _ = scanned(
+            self._make_block(f"{prefix}blocks"),
+            (h, dict.fromkeys(inner, h)),
+            jnp.arange(first, self.depth),
+            tuple(c[:, None, :] for c in conditions),
+        )
+        return kept | {self.depth: h}
 
-    def _check(self, x: Array, t: Array, s: Array, cond: Condition) -> None:
-        """Raise ValueError unless the hyper-parameters and inputs fit together."""
+    def _check(self, x: Array, t: Array, s: Array, cond: Any) -> None:
         if self.width % self.num_heads or self.width % 4:
             raise ValueError(
                 f"`width` must be a multiple of 4 and of `num_heads`={self.num_heads}; "
@@ -166,8 +173,7 @@ class DiT(nn.Module):
                 "the height and width of `x` must be multiples of `patch_size`="
                 f"{self.patch_size}; got shape {x.shape}"
             )
-        check_times(t, s, len(x))
-        check_labels(cond, len(x), self.num_classes)
+        super()._check(x, t, s, cond)
 
 
 class DiTBlock(nn.Module):
@@ -175,7 +181,6 @@ class DiTBlock(nn.Module):
 
     ``h += g1 * attention(LN(h) (1 + b1) + a1);  h += g2 * mlp(LN(h) (1 + b2) + a2)``
     where (a1, b1, g1, a2, b2, g2) is a linear function of ``c``, zero at the start.
-    Returns ``(h, None)``, the form that `flax.linen.scan` wants.
     """
 
     num_heads: int
@@ -187,8 +192,8 @@ class DiTBlock(nn.Module):
     @nn.compact
     def __call__(
         self, h: Float[Array, "batch tokens w"], c: Float[Array, "batch 1 w"]
-    ) -> tuple[Float[Array, "batch tokens w"], None]:
-        """Return the new tokens and None."""
+    ) -> Float[Array, "batch tokens w"]:
+        """Return the new tokens."""
         width = h.shape[-1]
         dense = functools.partial(
             nn.Dense,
@@ -217,7 +222,7 @@ class DiTBlock(nn.Module):
         y = (layer_norm(h) * (1 + b2) + a2).astype(self.dtype)
         y = nn.gelu(dense(self.mlp_ratio * width, name="mlp_in")(y))
         y = dense(width, name="mlp_out")(y)
-        return h + (g2 * y.astype(g2.dtype)).astype(h.dtype), None
+        return h + (g2 * y.astype(g2.dtype)).astype(h.dtype)
 
 
 class _RMSNorm(nn.Module):

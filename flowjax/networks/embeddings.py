@@ -1,22 +1,23 @@
-"""What the networks share: the embedding of (t, s, label), positions, checks.
+"""What the networks read: embeddings of times, labels and guidance, positions.
 
 Everything here computes in at least float32, whatever the compute dtype of the network
 that uses it: the tangent of a MeanFlow target enters through the times, and half
 precision would round it away.
 """
 
-from collections.abc import Sequence
-from typing import Any
+import functools
+from typing import Literal, TypeAlias
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from flowjax._typing import Condition, Time
+
+SeenTimes: TypeAlias = Literal["start_duration", "start", "duration"]
+"""What a network sees of ``(t, s)``: t and s - t, only t, or only s - t."""
 
 MAX_FREQUENCY = 4.0
 """Default highest angular frequency of the time features, in radians per unit time.
@@ -88,56 +89,94 @@ def position_table(height: int, width: int, features: int) -> np.ndarray:
 
 
 class TimeEmbedding(nn.Module):
-    """Sinusoidal features of a time followed by ``Dense, SiLU, Dense``."""
+    """Sinusoidal features of a time followed by ``Dense, SiLU, Dense``.
+
+    With ``zero_init`` the last kernel starts at zero, and with it the embedding.
+    """
 
     width: int
     features: int = 64
     max_frequency: float = MAX_FREQUENCY
+    zero_init: bool = False
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, t: Float[Array, "batch"]) -> Float[Array, "batch width"]:
         """Embed ``t`` [batch] as [batch, width]."""
+        dense = functools.partial(
+            nn.Dense, self.width, dtype=self.dtype, param_dtype=self.param_dtype
+        )
+        initializers = nn.initializers
+        last = initializers.zeros if self.zero_init else initializers.lecun_normal()
         h = sinusoidal(t, features=self.features, max_frequency=self.max_frequency)
-        h = nn.Dense(self.width, dtype=self.dtype, param_dtype=self.param_dtype)(h)
-        h = nn.silu(h)
-        return nn.Dense(self.width, dtype=self.dtype, param_dtype=self.param_dtype)(h)
+        # One after the other: their names count the layers as they are made.
+        h = nn.silu(dense()(h))
+        return dense(kernel_init=last)(h)
 
 
 class Conditioning(nn.Module):
-    """Sum of the embeddings of ``t``, of ``s - t`` and of the label.
+    """Sum of the embeddings of the times, of the label and of the guidance.
 
     The label table has one row more than there are classes: row ``num_classes`` is the
-    null class of classifier-free guidance, taken also where ``cond`` is None.
+    null class of classifier-free guidance, taken also where the label is None. The
+    guidance is seen as ``1 - 1 / scale`` and the two ends of its interval.
+
+    Attributes:
+        width: features of the embedding.
+        num_classes: number of labels, the null class not counted, or None.
+        guidance: embed the guidance; the condition is that of `check_condition`.
+        times: which times to embed.
+        zero_init_duration: start the embedding of ``s - t`` at zero.
+        max_frequency: highest frequency of the time features.
+        dtype: dtype of the arithmetic, at least float32.
+        param_dtype: dtype of the parameters.
 
     References:
         Geng et al. 2025, Mean Flows for One-step Generative Modeling,
-        arXiv:2505.13447, Section 4.3 (the pair (t, t - r) in their clock).
+        arXiv:2505.13447, Section 4.3 (the pair (t, t - r) in their clock); guidance:
+        Geng et al. 2025, Improved Mean Flows, arXiv:2512.02012.
     """
 
     width: int
     num_classes: int | None = None
+    guidance: bool = False
+    times: SeenTimes = "start_duration"
+    zero_init_duration: bool = False
     max_frequency: float = MAX_FREQUENCY
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, t: Time, s: Time, cond: Condition) -> Float[Array, "batch w"]:
-        """Embed times ``t``, ``s`` [batch] and labels [batch] as [batch, width]."""
+        """Embed times ``t``, ``s`` [batch] and the condition as [batch, width]."""
         dtype = at_least_float32(self.dtype)
         t, s = t.astype(dtype), s.astype(dtype)
+        numbers = {}
+        if self.times != "duration":
+            numbers["start"] = t
+        if self.times != "start":
+            numbers["duration"] = s - t
+        labels = cond
+        if self.guidance:
+            labels = cond.get("label")
+            scale, interval = (
+                jnp.asarray(cond[name], dtype) for name in ("scale", "interval")
+            )
+            numbers["guidance_scale"] = 1 - 1 / scale
+            numbers["guidance_low"], numbers["guidance_high"] = interval.T
 
-        def embed(time: Time, name: str) -> Float[Array, "batch w"]:
+        def embed(name: str) -> Float[Array, "batch w"]:
             return TimeEmbedding(
                 self.width,
                 max_frequency=self.max_frequency,
+                zero_init=name == "duration" and self.zero_init_duration,
                 dtype=dtype,
                 param_dtype=self.param_dtype,
                 name=name,
-            )(time)
+            )(numbers[name])
 
-        c = embed(t, "start") + embed(s - t, "duration")
+        c = functools.reduce(jnp.add, map(embed, numbers))
         if self.num_classes is None:
             return c
         table = self.param(
@@ -146,75 +185,7 @@ class Conditioning(nn.Module):
             (self.num_classes + 1, self.width),
             self.param_dtype,
         ).astype(dtype)
-        if cond is None:
+        if labels is None:
             return c + table[None, -1]
         # A label past the table that is known only at run time gives NaN, not a guess.
-        return c + jnp.take(table, cond, axis=0, mode="fill")
-
-
-def check_times(t: Array, s: Array, batch: int) -> None:
-    """Raise ValueError unless ``t`` and ``s`` are floating and [batch].
-
-    Their values are not restricted: a network is a function on the whole line, and some
-    methods use times past 1 as a flag.
-    """
-    for name, time in (("t", t), ("s", s)):
-        if not jnp.issubdtype(time.dtype, jnp.floating):
-            raise ValueError(f"`{name}` must have a floating dtype; got {time.dtype}")
-        if time.shape != (batch,):
-            raise ValueError(
-                f"`{name}` must have shape [batch]=({batch},); got {time.shape}"
-            )
-
-
-def check_labels(cond: Condition, batch: int, num_classes: int | None) -> None:
-    """Raise ValueError unless ``cond`` is None or integer labels that the table holds.
-
-    Raises:
-        ValueError: if the network has no classes, or the labels are not an integer
-            array [batch] or, where known, lie outside [0, num_classes].
-    """
-    if num_classes is not None and num_classes < 1:
-        raise ValueError(f"`num_classes` must be at least 1 or None; got {num_classes}")
-    if cond is None:
-        return
-    if num_classes is None:
-        raise ValueError("`cond` needs a network with `num_classes`; this one has None")
-    if not isinstance(cond, jax.Array | np.ndarray):
-        raise ValueError(f"`cond` must be an array of labels; got {type(cond)}")
-    if not jnp.issubdtype(cond.dtype, jnp.integer):
-        raise ValueError(f"`cond` must have an integer dtype; got {cond.dtype}")
-    if cond.shape != (batch,):
-        raise ValueError(f"`cond` must have shape [batch]=({batch},); got {cond.shape}")
-    if isinstance(cond, Tracer) or not batch:
-        return
-    labels = np.asarray(cond)
-    if labels.min() < 0 or labels.max() > num_classes:
-        raise ValueError(
-            f"`cond` must lie in [0, {num_classes}] ({num_classes} is the null class); "
-            f"got values from {labels.min()} to {labels.max()}"
-        )
-
-
-def check_input(
-    x: Array, axes: Sequence[str], params: Any, *, features: int, name: str
-) -> None:
-    """Raise ValueError unless ``x`` is floating, ``[axes]``, and fits ``params``.
-
-    Args:
-        x: the state.
-        axes: the names of its axes.
-        params: the module's parameters, empty while it is being initialised.
-        features: the input features of the first layer that ``x`` implies.
-        name: the name of the first layer.
-    """
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise ValueError(f"`x` must have a floating dtype; got {x.dtype}")
-    if x.ndim != len(axes):
-        raise ValueError(f"`x` must have shape [{', '.join(axes)}]; got {x.shape}")
-    if name in params and params[name]["kernel"].shape[0] != features:
-        expected = params[name]["kernel"].shape[0]
-        raise ValueError(
-            f"`x` must give {expected} features to the first layer, as when the "
-            f"parameters were made; got {features} from shape {x.shape}"
-        )
+        return c + jnp.take(table, labels, axis=0, mode="fill")

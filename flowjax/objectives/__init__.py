@@ -10,7 +10,7 @@ reduces the residual. The velocity in a target is that of the path, or a field h
 in: a teacher's, a guided one, the network's own, a closed form.
 """
 
-from flowjax.objectives import penalties, schedules
+from flowjax.objectives import adversarial, features, penalties, schedules
 from flowjax.objectives.bootstrap import (
     alpha_flow,
     consistency_flow_matching,
@@ -48,9 +48,24 @@ from flowjax.objectives.mean_flow import (
     improved_mean_flow,
     mean_flow,
 )
+from flowjax.objectives.moments import (
+    grouped_times,
+    inductive_moment_matching,
+    moment_weight,
+)
+from flowjax.objectives.policy import (
+    accelerated_line,
+    constant_acceleration,
+    constant_acceleration_field,
+    constant_acceleration_velocity,
+    policy_imitation,
+    segment_pairs,
+)
 from flowjax.objectives.twin_flow import any_step, twin_flow
 
 __all__ = [
+    "accelerated_line",
+    "adversarial",
     "align_your_flow",
     "alpha_flow",
     "anchored_consistency",
@@ -59,18 +74,27 @@ __all__ = [
     "bidirectional_mean_flow",
     "clipped_cosine",
     "consistency_flow_matching",
+    "constant_acceleration",
+    "constant_acceleration_field",
+    "constant_acceleration_velocity",
     "continuous_consistency",
     "eulerian",
+    "features",
     "flow_guided_distillation",
     "flow_matching",
+    "grouped_times",
     "improved_mean_flow",
+    "inductive_moment_matching",
     "lagrangian",
     "likelihood_weight",
     "mean_flow",
+    "moment_weight",
     "penalties",
+    "policy_imitation",
     "prediction_weight",
     "pushed",
     "schedules",
+    "segment_pairs",
     "self_corrected_distillation",
     "semigroup",
     "shortcut",

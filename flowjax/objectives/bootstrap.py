@@ -178,7 +178,8 @@ def snap_flow(
         What the penalty returns, the loss of both parts added.
 
     References:
-        SnapFlow; formula and constants from a reproduction, not the authors' code.
+        Luan et al. 2026, SnapFlow, arXiv:2604.05656; formula and constants from a
+        reproduction, not the authors' code.
     """
     x, zero = path.x0, jnp.zeros_like(path.t)
     one, cond = jnp.ones_like(path.t), path.cond

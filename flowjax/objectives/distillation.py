@@ -85,8 +85,8 @@ def trajectory_distillation(
         What the penalty returns, the loss of all parts added.
 
     References:
-        TraFlow; the three terms are those its abstract names, their weights are
-        placeholders.
+        TraFlow, arXiv:2502.16972; the three terms are those its abstract names, their
+        weights are placeholders.
     """
     x, t, cond = path.x, path.t, path.cond
     one, of_map = jnp.ones_like(t), displaced(penalty=penalty)

@@ -200,7 +200,7 @@ def bidirectional_mean_flow(
     path: Path,
     s: Time,
     *,
-    weight: float = 1.0,
+    weight: float | Float[Array, ""] = 1.0,
     penalty: Callable[[Terms], Loss] = DEFAULT,
     share_equal: float = 0.0,
 ) -> Loss:
@@ -215,7 +215,7 @@ def bidirectional_mean_flow(
         u: the average-velocity field to train.
         path: a batch of points on conditional paths.
         s: destination times [batch], on either side of ``path.t``.
-        weight: of the second term.
+        weight: of the second term; the paper lets it grow from 0.
         penalty: applied to both residuals.
         share_equal: as in `mean_flow`; the second term spares these rows as well.
 
@@ -223,7 +223,7 @@ def bidirectional_mean_flow(
         What the penalty returns, the loss of both parts added.
 
     References:
-        BiFM; the loss is derived from the paper's abstract, the weight a placeholder.
+        Dai et al. 2026, BiFM, arXiv:2603.24942; read in a summary, not in the paper.
     """
 
     def reversed_jump(path: Path, s: Time, extra: None) -> Terms:

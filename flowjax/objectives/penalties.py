@@ -250,7 +250,7 @@ def diagnosed(
     return diagnose
 
 
-def plus(value: Loss, other: Any, *, weight: float | PerExample = 1.0) -> Loss:
+def plus(value: Loss, other: Any, *, weight: float | Array = 1.0) -> Loss:
     """Return ``value + weight * other``, metrics (if any) being those of ``value``.
 
     ``other`` is a loss [batch] or what a penalty returned.

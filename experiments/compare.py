@@ -1,0 +1,197 @@
+"""Train members of the family under one budget and compare their few-step samples.
+
+    python -m experiments.compare --members mean_flow alpha_flow lagrangian
+    python -m experiments.compare --data density --steps 3000 --seeds 0 1 2
+
+Every member takes the same number of optimiser steps on the same data with the same
+network and optimiser; only its objective differs. Each run has a folder of its own
+below --out and is not repeated: the same command again continues where it stopped.
+Writes comparison.md, comparison.json and comparison.png.
+"""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import tyro
+
+from experiments import configs, evaluate, plots, run
+from experiments.config import Experiment
+from experiments.members import MEMBERS
+from experiments.train import train
+
+Figures = dict[str, dict[str, float]]
+
+FROM_SCRATCH = tuple(
+    name
+    for name in MEMBERS
+    if not configs.needs_teacher(name) and name != "flow_matching"
+)
+
+BEST = {"agreement": max, "recall": max, "Fréchet": min, "sliced W2": min, "W2": min}
+"""The figures that are compared, and whether more or less is better."""
+
+
+def main(
+    *,
+    data: Literal["digits", "density"] = "digits",
+    members: tuple[str, ...] = ("flow_matching", *FROM_SCRATCH),
+    steps: int = 1000,
+    seeds: tuple[int, ...] = (0,),
+    out: Path = Path("runs/compare"),
+    smoke: bool = False,
+) -> None:
+    """Train and compare.
+
+    Args:
+        data: digits, or the density of density_mean_flow.
+        members: names of experiments.members; by default all that need no teacher.
+        steps: optimiser steps of each member, and of the teacher if one is needed.
+        seeds: one run of every member for each.
+        out: where the runs and the comparison go.
+        smoke: tiny runs, to see in a minute that everything works.
+    """
+    try:
+        if unknown := [name for name in members if name not in MEMBERS]:
+            raise ValueError(
+                f"members must be among {', '.join(MEMBERS)}; got {', '.join(unknown)}"
+            )
+        folder = out / f"{data}_{steps}{'_smoke' if smoke else ''}"
+        results = {
+            name: [
+                _result(data, name, steps, seed, folder, smoke=smoke) for seed in seeds
+            ]
+            for name in members
+        }
+    except (ValueError, FileNotFoundError, ImportError) as error:
+        raise SystemExit(f"error: {error}") from error
+    text = markdown(results, steps, seeds)
+    stored = {name: rows for name, rows in results.items()}
+    run.write_atomically(
+        folder / "comparison.json", json.dumps(stored, indent=2) + "\n"
+    )
+    run.write_atomically(folder / "comparison.md", text)
+    plots.few_step_quality(_series(results), folder / "comparison.png")
+    print(f"\n{text}\npicture and figures are in {folder}")
+
+
+def experiment(
+    data: str, name: str, steps: int, seed: int, teacher: Path | None
+) -> Experiment:
+    """Return a member's experiment under the budget."""
+    config = configs.get(f"{data}_{name}")
+    every = max(steps // 4, 1)
+    training = dataclasses.replace(
+        config.training,
+        steps=steps,
+        seed=seed,
+        log_every=every,
+        checkpoint_every=2 * every,
+        keep_checkpoints=1,
+    )
+    objective = config.objective
+    if teacher is not None:
+        objective = dataclasses.replace(objective, teacher=str(teacher))
+    return dataclasses.replace(config, training=training, objective=objective)
+
+
+def _result(
+    data: str, name: str, steps: int, seed: int, folder: Path, *, smoke: bool
+) -> dict[str, Any]:
+    """Return the figures of one run, trained unless it already is."""
+    teacher = None
+    if name != "teacher" and configs.needs_teacher(name):
+        teacher = folder / f"teacher_{seed}"
+        _result(data, "teacher", steps, seed, folder, smoke=smoke)
+    config = experiment(data, name, steps, seed, teacher)
+    if smoke:
+        config = run.config.smoke(config)
+    place = folder / f"{name}_{seed}"
+    finished = place / "comparison.json"
+    if finished.is_file() and run.config.load(place) == config:
+        return json.loads(finished.read_text())
+    print(f"{name}, seed {seed}: {config.training.steps} steps", flush=True)
+    try:
+        train(config, place, progress=False)
+        figures = evaluate.evaluate(place, progress=False)
+    except FloatingPointError as error:
+        # A member that diverges under the common settings is a result.
+        result: dict[str, Any] = {"failure": str(error)}
+    else:
+        rows = run.read_metrics(place / "metrics.jsonl")
+        speed = config.data.batch_size / np.median([r["rows_per_second"] for r in rows])
+        result = {"figures": figures, "seconds_per_step": float(speed)}
+    run.write_atomically(finished, json.dumps(result, indent=2) + "\n")
+    return result
+
+
+def markdown(
+    results: dict[str, list[dict[str, Any]]], steps: int, seeds: Sequence[int]
+) -> str:
+    """Return one table: a row per member, a column per sampler and figure."""
+    complete = [
+        r["figures"] for rows in results.values() for r in rows if "figures" in r
+    ]
+    if not complete:
+        return "Every run failed.\n"
+    names = [n for n in complete[0] if n != "real"]
+    measured = [m for m in BEST if m in complete[0]["real"]]
+    heads = [f"{m}, {n}" for m in measured for n in names]
+    lines = [
+        f"{steps} steps each, seeds {', '.join(map(str, seeds))}; mean over the seeds"
+        + (" ± half the range." if len(seeds) > 1 else "."),
+        "",
+        "| member | " + " | ".join(heads) + " | ms/step |",
+        "|---" * (len(heads) + 2) + "|",
+    ]
+    for name, rows in [("real", []), *results.items()]:
+        done = [r for r in rows if "figures" in r]
+        if name != "real" and not done:
+            lines.append(f"| {name} | diverged" + " | " * (len(heads) + 1) + "|")
+            continue
+        cells = []
+        for m in measured:
+            for n in names:
+                source = [complete[0]["real"]] if name == "real" else None
+                rows_of = source or [r["figures"][n] for r in done if n in r["figures"]]
+                cells.append(_spread([row[m] for row in rows_of]))
+        speed = (
+            ""
+            if name == "real"
+            else _spread([1000 * r["seconds_per_step"] for r in done])
+        )
+        failed = len(rows) - len(done)
+        label = name + (f" ({failed} of {len(rows)} diverged)" if failed else "")
+        lines.append(f"| {label} | " + " | ".join(cells) + f" | {speed} |")
+    return "\n".join(lines) + "\n"
+
+
+def _spread(values: Sequence[float]) -> str:
+    if not values:
+        return "-"
+    middle = f"{np.mean(values):.3g}"
+    if len(values) < 2:
+        return middle
+    return f"{middle} ± {(max(values) - min(values)) / 2:.1g}"
+
+
+def _series(
+    results: dict[str, list[dict[str, Any]]],
+) -> dict[str, dict[str, dict[str, list[float]]]]:
+    """Return ``figure -> member -> sampler -> values over the seeds``."""
+    series: dict[str, dict[str, dict[str, list[float]]]] = {}
+    for name, rows in results.items():
+        for row in rows:
+            for sampler, figures in row.get("figures", {}).items():
+                for m in BEST:
+                    if m in figures:
+                        place = series.setdefault(m, {}).setdefault(name, {})
+                        place.setdefault(sampler, []).append(figures[m])
+    return series
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

@@ -1,0 +1,64 @@
+"""What a member of the family sets differently from the MeanFlow of the same data."""
+
+from typing import Any
+
+BASES = {"digits": "digits_mean_flow", "density": "density_mean_flow"}
+"""``prefix -> experiment`` whose data, network and optimiser the members share."""
+
+_UNIFORM: dict[str, Any] = {"time_law": "uniform"}
+
+SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
+    "improved_mean_flow": {"network": {"velocity_head": 1}},
+    "dispersive_mean_flow": {"objective": {"dispersion": 0.5}},
+    "moment_matching": {"objective": _UNIFORM | {"group": 4}},
+    "pi_flow": {"objective": {"warmup": 0.1}},
+    "arc_flow": {"objective": {"warmup": 0.1}},
+    "constant_acceleration": {"objective": _UNIFORM},
+    "modular_mean_flow": {"objective": {"warmup": 0.1}},
+    "alpha_flow": {"objective": {"decay": (0.0, 0.8)}},
+    "split_mean_flow": {"objective": _UNIFORM},
+    "shortcut": {"objective": {"share_equal": 0.75, "target": "average"}},
+    "lagrangian": {"objective": _UNIFORM | {"share_equal": 0.75}},
+    "eulerian": {"objective": _UNIFORM | {"share_equal": 0.75}},
+    "progressive": {"objective": _UNIFORM | {"share_equal": 0.75}},
+    "snap_flow": {
+        "network": {"zero_init_duration": True},
+        "objective": _UNIFORM | {"second_weight": 0.5},
+    },
+    "annealing_reflow": {"objective": _UNIFORM},
+    "twin_flow": {"objective": _UNIFORM | {"share_equal": 0.0, "target": "average"}},
+    "continuous_consistency": {
+        "objective": {
+            "interpolant": "trigonometric",
+            "time_law": "arctan_normal",
+            "time_mean": -1.0,
+            "time_std": 1.4,
+            "warmup": 0.1,
+            "learned_weight": True,
+            "normalise": 0.1,
+        }
+    },
+    "anchored_consistency": {
+        "objective": {
+            "time_law": "arctan_normal",
+            "time_mean": -0.8,
+            "time_std": 1.6,
+        }
+    },
+    "consistency_flow_matching": {"objective": _UNIFORM | {"second_weight": 1e-5}},
+    "decoupled_mean_flow": {
+        "network": {"decoder_depth": 1, "times": "start"},
+        "objective": {"start_from_teacher": True},
+    },
+    "re_mean_flow": {"objective": {"weight_power": 0.5}},
+    "reflow": {"objective": _UNIFORM},
+    "lagrangian_distillation": {"objective": _UNIFORM | {"share_equal": 0.0}},
+    "eulerian_distillation": {"objective": _UNIFORM | {"share_equal": 0.0}},
+    "align_your_flow": {"objective": {"warmup": 0.1}},
+    "trajectory_distillation": {
+        "objective": _UNIFORM | {"share_equal": 0.0, "target": "average"}
+    },
+    "velocity_matching": {"objective": {"time_mean": -1.0, "second_weight": 0.0}},
+    "flow_guided_distillation": {"objective": _UNIFORM},
+    "self_corrected_distillation": {"objective": _UNIFORM | {"target": "average"}},
+}

@@ -1,0 +1,259 @@
+"""What the networks share: the road from condition to heads, and its options.
+
+A subclass says how a state becomes hidden activations, what one block does, and how
+hidden activations become a velocity. The order of the blocks, what each one is
+conditioned on, the second head and the tap are decided here, once for all of them.
+"""
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, get_args
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from flowjax._typing import Condition, State, Time
+from flowjax.networks.checks import check_condition, check_times
+from flowjax.networks.embeddings import (
+    MAX_FREQUENCY,
+    Conditioning,
+    SeenTimes,
+    at_least_float32,
+)
+
+Embedded: TypeAlias = Float[Array, "batch w"]
+Hidden: TypeAlias = Float[Array, "batch *hidden"]
+
+
+class Outputs(NamedTuple):
+    """All that one pass gives: both velocities (``v`` or None) and the tapped block."""
+
+    u: Float[Array, "batch *out"]
+    v: Float[Array, "batch *event"] | None
+    features: Hidden
+
+
+class Network(nn.Module, kw_only=True):
+    """The attributes and methods that every network has; keyword-only.
+
+    Each option only adds parameters to those of the plain network or leaves some away;
+    what keeps its name keeps its shape, so `graft` starts one network from another.
+
+    Attributes:
+        num_classes: number of labels, the null class not counted, or None.
+        guidance: condition on a guidance scale and interval too: `check_condition`.
+        times: what the network sees of its two times: ``"start_duration"`` t and s - t,
+            ``"start"`` only t, so that it is a velocity field, ``"duration"`` only
+            s - t.
+        zero_init_duration: start the embedding of s - t at zero: with the parameters of
+            a ``"start"`` network the new one is that velocity field for every s.
+        decoder_depth: this many blocks at the end, and the output layer, see the
+            embedding of s instead of that of t, made by the same parameters. At s = t
+            this is the ``"start"`` network of the same parameters. Needs that option.
+        velocity_head: this many blocks at the end, and the output layer, exist twice;
+            the second branch predicts a velocity, returned by `heads`.
+        tap: the block whose output `features` returns, counted as in a list.
+        out_features: channels of ``u`` where they are not those of ``x``.
+        max_frequency: highest frequency of the time features.
+        dtype: dtype of the blocks' products; everything else uses at least float32.
+        param_dtype: dtype of the parameters.
+
+    References:
+        times, velocity_head, guidance: Geng et al. 2025, Improved Mean Flows,
+        arXiv:2512.02012. decoder_depth: Lee et al. 2025, Decoupled MeanFlow,
+        arXiv:2510.24474. zero_init_duration: SnapFlow.
+    """
+
+    if TYPE_CHECKING:  # Fields of the subclasses, which choose their order and default.
+        width: int
+        depth: int
+
+    num_classes: int | None = None
+    guidance: bool = False
+    times: SeenTimes = "start_duration"
+    zero_init_duration: bool = False
+    decoder_depth: int = 0
+    velocity_head: int = 0
+    tap: int = -1
+    out_features: int | None = None
+    max_frequency: float = MAX_FREQUENCY
+    dtype: DTypeLike = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
+
+    def __call__(
+        self, x: State, t: Time, s: Time, cond: Condition = None
+    ) -> Float[Array, "batch *out"]:
+        """Return the average velocity over [t, s] at ``x``.
+
+        Args:
+            x: states [batch, *event].
+            t: times [batch].
+            s: destination times [batch]; ``s = t`` gives the velocity.
+            cond: labels [batch], ``num_classes`` being the null class; None: all null.
+                With ``guidance`` a dict, see `check_condition`.
+
+        Returns:
+            An array of the shape of ``x``, but for its last axis where ``out_features``
+            says so; float32 or the dtype of ``x`` if wider.
+
+        Raises:
+            ValueError: if shapes, dtypes or attributes do not fit together, or a known
+                label is out of range.
+        """
+        return self.outputs(x, t, s, cond).u
+
+    def heads(
+        self, x: State, t: Time, s: Time, cond: Condition = None
+    ) -> tuple[Float[Array, "batch *out"], Float[Array, "batch *event"]]:
+        """Return ``(u, v)`` of both heads, arguments and errors as in `__call__`.
+
+        ``v`` has the shape of ``x``. What trains it decides what it is; of improved
+        MeanFlow it is the velocity at ``(x, t)``, read off at ``s = t``.
+
+        Raises:
+            ValueError: if the network has no velocity head.
+        """
+        if not self.velocity_head:
+            raise ValueError("`heads` needs a network with `velocity_head` > 0; got 0")
+        u, v, _ = self.outputs(x, t, s, cond)
+        assert v is not None
+        return u, v
+
+    def features(self, x: State, t: Time, s: Time, cond: Condition = None) -> Hidden:
+        """Return the activations after block ``tap``, arguments as in `__call__`.
+
+        Beside a call with equal arguments in the same compiled program the forward pass
+        costs nothing, as XLA merges the two (but not two scans with an inner tap). A
+        backward pass is not merged: train on `outputs`.
+
+        Returns:
+            [batch, width] of the `MLP`, [batch, tokens, width] of the `DiT`, in the
+            dtype that the blocks hand on.
+        """
+        return self.outputs(x, t, s, cond).features
+
+    @nn.compact
+    def outputs(self, x: State, t: Time, s: Time, cond: Condition = None) -> Outputs:
+        """Return all that one pass gives, arguments and errors as in `__call__`.
+
+        What is not used is dropped by the compiler; what is used shares one forward and
+        one backward pass.
+        """
+        self._check(x, t, s, cond)
+        conditioning = Conditioning(
+            self.width,
+            num_classes=self.num_classes,
+            guidance=self.guidance,
+            times=self.times,
+            zero_init_duration=self.zero_init_duration,
+            max_frequency=self.max_frequency,
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+            name="conditioning",
+        )
+        early = late = nn.silu(conditioning(t, s, cond))
+        if self.decoder_depth:
+            late = nn.silu(conditioning(s, s, cond))
+
+        fork, tap = self.depth - self.velocity_head, self.tap % self.depth + 1
+        states = self._blocks(
+            "", 0, self._read(x), early, late, keep={fork, tap, self.depth}
+        )
+        channels = x.shape[-1]
+        u = self._write(
+            "", states[self.depth], late, x, channels=self.out_features or channels
+        )
+        v = None
+        if self.velocity_head:
+            branch = "velocity_"
+            ends = self._blocks(
+                branch, fork, states[fork], early, late, keep={self.depth}
+            )
+            v = self._write(branch, ends[self.depth], late, x, channels=channels)
+            v = v.astype(at_least_float32(x.dtype))
+        return Outputs(u.astype(at_least_float32(x.dtype)), v, states[tap])
+
+    def _blocks(
+        self,
+        prefix: str,
+        first: int,
+        h: Hidden,
+        early: Embedded,
+        late: Embedded,
+        *,
+        keep: Collection[int],
+    ) -> dict[int, Hidden]:
+        """Apply the blocks from ``first`` on.
+
+        Args:
+            prefix: of the names of the blocks' parameters.
+            first: index of the first block.
+            h: its input.
+            early: the condition of the blocks before the decoder.
+            late: the condition of the decoder.
+            keep: counts of blocks.
+
+        Returns:
+            ``count -> the activations after that many blocks`` for every count kept.
+        """
+        states = {first: h}
+        for i in range(first, self.depth):
+            h = self._block(prefix, i, h, early if i < self._decoder else late)
+            states[i + 1] = h
+        return {count: states[count] for count in keep}
+
+    @property
+    def _decoder(self) -> int:
+        """The first block of the decoder."""
+        return self.depth - self.decoder_depth
+
+    def _read(self, x: State) -> Hidden:
+        """Return the input of the first block."""
+        raise NotImplementedError
+
+    def _block(self, prefix: str, index: int, h: Hidden, c: Embedded) -> Hidden:
+        """Apply one block."""
+        raise NotImplementedError
+
+    def _write(
+        self, prefix: str, h: Hidden, c: Embedded, x: State, *, channels: int
+    ) -> Float[Array, "batch *out"]:
+        """Return the velocity, of the shape of ``x`` but for its channels."""
+        raise NotImplementedError
+
+    def _check(self, x: Array, t: Array, s: Array, cond: Any) -> None:
+        """Raise ValueError unless the attributes and inputs fit together."""
+        depth = self.depth
+        if self.times not in get_args(SeenTimes):
+            raise ValueError(
+                f"`times` must be one of {get_args(SeenTimes)}; got {self.times!r}"
+            )
+        for name, needed in (
+            ("decoder_depth", "start"),
+            ("zero_init_duration", "start_duration"),
+        ):
+            if getattr(self, name) and self.times != needed:
+                raise ValueError(
+                    f"`{name}` needs a network with times={needed!r}; "
+                    f"got {self.times!r}"
+                )
+        # A decoder of all blocks would leave none to see t.
+        for name, low, high in (
+            ("velocity_head", 0, depth),
+            ("decoder_depth", 0, depth - 1),
+            ("tap", -depth, depth - 1),
+        ):
+            if not low <= getattr(self, name) <= high:
+                raise ValueError(
+                    f"`{name}` must lie in [{low}, {high}] with `depth`={depth}; "
+                    f"got {getattr(self, name)}"
+                )
+        if self.out_features is not None and self.out_features < 1:
+            raise ValueError(
+                f"`out_features` must be at least 1 or None; got {self.out_features}"
+            )
+        check_times(t, s, len(x))
+        check_condition(
+            cond, len(x), num_classes=self.num_classes, guidance=self.guidance
+        )

@@ -1,0 +1,641 @@
+"""Laws of the networks' options: heads, decoder, times, guidance, taps, grafts."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flowjax import guidance, interpolants, objectives
+from flowjax.networks import (
+    MLP,
+    Conditioning,
+    DiT,
+    LogVariance,
+    TimeEmbedding,
+    graft,
+    ungrafted,
+)
+from flowjax.objectives import penalties
+from tests.test_networks import float64, initialise, inputs, jit, relative
+
+small_mlp = functools.partial(MLP, width=8, depth=3)
+small_dit = functools.partial(DiT, patch_size=2, width=8, num_heads=2)
+
+# Each member: a factory and the shape of one example.
+MEMBERS = {
+    "mlp": (small_mlp, (3,)),
+    "dit": (functools.partial(small_dit, depth=2), (4, 4, 2)),
+    "dit scan": (functools.partial(small_dit, depth=3, scan=True), (4, 4, 2)),
+}
+members = pytest.mark.parametrize("member", MEMBERS)
+
+OPTIONS = {
+    "velocity_head": {"velocity_head": 2},
+    "whole velocity_head": {"velocity_head": 3},
+    "start": {"times": "start"},
+    "duration": {"times": "duration"},
+    "decoder": {"times": "start", "decoder_depth": 1},
+    "zero_init_duration": {"zero_init_duration": True},
+    "guidance": {"guidance": True},
+    "out_features": {"out_features": 5},
+    "tap": {"tap": 0},
+}
+EVERYTHING = {
+    "velocity_head": 1,
+    "times": "start",
+    "decoder_depth": 1,
+    "guidance": True,
+    "num_classes": 3,
+    "out_features": 5,
+    "tap": 0,
+}
+# The options are one piece of code for all networks: each alone on the smallest, and
+# all together on the others.
+CASES = {f"mlp {name}": ("mlp", options) for name, options in OPTIONS.items()} | {
+    f"{member} everything": (member, EVERYTHING) for member in MEMBERS
+}
+cases = pytest.mark.parametrize("case", CASES)
+
+
+def condition(net, batch=4):
+    """What the network conditions on, a row each."""
+    rng = np.random.default_rng(7)
+    label = jnp.arange(batch) % 4 if net.num_classes else None
+    if not net.guidance:
+        return label
+    scale = jnp.asarray(1 + 3 * rng.random(batch))
+    return {"label": label, "scale": scale, "interval": jnp.asarray(rng.random((4, 2)))}
+
+
+def prepare(member, **options):
+    """A float64 network, random parameters and the inputs."""
+    make, event = MEMBERS[member]
+    net = make(**float64(**options))
+    args = (*inputs(event), condition(net))
+    return net, initialise(net, *args), args
+
+
+def run(function, *args):
+    """Compile and call ``function``; tests compare what one program returns."""
+    return jit(function)(*args)
+
+
+def assert_equal(a, b):
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-12, atol=1e-12), a, b
+    )
+
+
+@cases
+def test_jvp_is_the_central_difference(case, x64):
+    member, options = CASES[case]
+    net, params, (x, t, s, cond) = prepare(member, **options)
+    primals, tangents = (x, t, s), inputs(x.shape[1:], seed=5)
+    steps = 2e-4 * jnp.array([-2.0, -1.0, 1.0, 2.0])
+    weights = jnp.array([1.0, -8.0, 8.0, -1.0]) / (12 * 2e-4)  # of fourth order
+
+    def moved(step):
+        at = (z + step * d for z, d in zip(primals, tangents, strict=True))
+        return net.apply(params, *at, cond, method="outputs")
+
+    @jit
+    def both():
+        values = jax.lax.map(moved, steps)
+        difference = jax.tree.map(lambda y: jnp.tensordot(weights, y, 1), values)
+        return jax.jvp(moved, (0.0,), (1.0,))[1], difference
+
+    tangent, difference = both()
+    assert (tangent.v is not None) == bool(net.velocity_head)
+    for a, b in zip(*map(jax.tree.leaves, (tangent, difference)), strict=True):
+        assert np.linalg.norm(b) > 1e-2
+        assert relative(a, b) < 1e-9
+
+
+@members
+def test_both_heads_are_zero_at_initialisation(member):
+    make, event = MEMBERS[member]
+    net = make(**EVERYTHING)
+    args = (*inputs(event), condition(net))
+    init = functools.partial(net.init_with_output, method="outputs")
+    out, params = run(init, jax.random.key(0), *args)
+    np.testing.assert_array_equal(out.u, np.zeros((4, *event[:-1], 5)))
+    np.testing.assert_array_equal(out.v, np.zeros((4, *event)))
+    assert np.all(np.any(np.asarray(out.features).reshape(4, -1), axis=1))
+    # The parameters do not depend on the method they are made with.
+    tree = jax.eval_shape(net.init, jax.random.key(0), *args)
+    assert jax.tree.map(jnp.shape, tree) == jax.tree.map(jnp.shape, params)
+
+
+def second_branch(params, fork):
+    """The parameters of the plain network that the second head is."""
+    own = dict(params["params"])
+    branch = {n: own.pop(n) for n in list(own) if n.startswith("velocity_")}
+    if "velocity_blocks" in branch:
+        own["blocks"] = jax.tree.map(
+            lambda a, b: jnp.concatenate([a[:fork], b]),
+            own["blocks"],
+            branch.pop("velocity_blocks"),
+        )
+    renamed = {n.removeprefix("velocity_"): leaf for n, leaf in branch.items()}
+    assert renamed.keys() <= own.keys()
+    return {"params": own | renamed}
+
+
+@pytest.mark.parametrize(
+    ("member", "head"), [("mlp", 1), ("mlp", 3), ("dit", 1), ("dit scan", 2)]
+)
+def test_each_head_is_a_plain_network(member, head, x64):
+    net, params, args = prepare(member, velocity_head=head)
+    plain = net.clone(velocity_head=0)
+    first = {n: p for n, p in params["params"].items() if "velocity" not in n}
+
+    def heads(params, first, second):
+        u, v = net.apply(params, *args, method="heads")
+        called = net.apply(params, *args)
+        return u, v, called, plain.apply(first, *args), plain.apply(second, *args)
+
+    second = second_branch(params, net.depth - head)
+    u, v, called, plain_u, plain_v = run(heads, params, {"params": first}, second)
+    assert_equal((u, u, v), (called, plain_u, plain_v))
+    assert relative(u, v) > 0.1
+
+
+def stacked(params):
+    """The parameters of a looped DiT as those of a scanned one."""
+    own = dict(params["params"])
+    for prefix in ("", "velocity_"):
+        names = sorted(n for n in own if n.startswith(f"{prefix}block_"))
+        blocks = [own.pop(n) for n in names]
+        own[f"{prefix}blocks"] = jax.tree.map(lambda *p: jnp.stack(p), *blocks)
+    return {"params": own}
+
+
+def test_scan_and_remat_are_the_same_function(x64):
+    net, params, args = prepare("dit", **EVERYTHING)
+
+    @functools.partial(jit, static_argnums=0)
+    def outputs_and_gradient(net, params):
+        def loss(params):
+            out = net.apply(params, *args, method="outputs")
+            return sum(jnp.sum(y**2) for y in out), out
+
+        return jax.grad(loss, has_aux=True)(params)
+
+    gradient, outputs = outputs_and_gradient(net, params)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(gradient):
+        # every single entry: no parameter is dead by construction
+        assert np.all(np.abs(leaf) > 1e-12), jax.tree_util.keystr(path)
+    for options in ({"remat": True}, {"scan": True, "remat": True}):
+        convert = stacked if "scan" in options else (lambda p: p)
+        other = outputs_and_gradient(net.clone(**options), convert(params))
+        assert_equal(other[1], outputs)
+        errors = jax.tree.map(relative, other[0], convert(gradient))
+        assert max(jax.tree.leaves(errors)) < 1e-11
+
+
+@members
+def test_decoupled_is_the_plain_network_on_the_diagonal(member, x64):
+    plain, params, (x, t, s, _) = prepare(member, times="start")
+    net = plain.clone(decoder_depth=1)
+    assert ungrafted(params, jax.eval_shape(net.init, jax.random.key(0), x, t, s)) == ()
+
+    def values(params):
+        here, there = (net.apply(params, x, t, z, method="outputs") for z in (t, s))
+        return here, there, plain.apply(params, x, t, s, method="outputs")
+
+    here, there, velocity = run(values, params)
+    assert_equal(here, velocity)
+    assert relative(there.u, here.u) > 0.01
+
+
+@pytest.mark.parametrize("member", ["mlp", "dit scan"])
+def test_only_the_decoder_sees_the_destination(member, x64):
+    net, params, (x, t, s, _) = prepare(member, times="start", decoder_depth=2)
+
+    def values(params):
+        return [
+            [net.clone(tap=i).apply(params, x, t, z, method="features") for z in (t, s)]
+            for i in range(3)
+        ]
+
+    for block, (here, there) in enumerate(run(values, params)):
+        assert (relative(there, here) > 1e-3) == (block >= 1), block
+
+
+@pytest.mark.parametrize("member", ["dit", "dit scan"])
+def test_the_output_layer_belongs_to_the_decoder(member, x64):
+    net, params, (x, t, s, _) = prepare(member, times="start", decoder_depth=1)
+    params = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: (
+            0 * leaf  # all gates of all blocks are shut
+            if "block" in path[1].key and "modulation" in path[2].key
+            else leaf
+        ),
+        params,
+    )
+
+    def values(params):
+        return [net.apply(params, x, *times) for times in ((t, s), (s, s), (t, t))]
+
+    out, other_start, other_destination = run(values, params)
+    assert_equal(other_start, out)
+    assert relative(other_destination, out) > 1e-2
+
+
+@pytest.mark.parametrize("member", ["mlp", "dit"])
+def test_zero_duration_starts_as_the_velocity_network(member, x64):
+    velocity, params, (x, t, s, cond) = prepare(member, times="start", num_classes=3)
+    net = velocity.clone(times="start_duration", zero_init_duration=True)
+
+    def values(params, key):
+        grafted = graft(params, net.init(key, x, t, s, cond))
+        old = velocity.apply(params, x, t, t, cond)
+        gradient = jax.grad(lambda p: jnp.sum(net.apply(p, x, t, s, cond) ** 2))
+        return old, net.apply(grafted, x, t, s, cond), gradient(grafted), grafted
+
+    old, new, gradient, grafted = run(values, params, jax.random.key(0))
+    assert np.linalg.norm(old) > 0.1
+    assert_equal(new, old)
+    # It can be learned: only the last layer starts at zero.
+    last = gradient["params"]["conditioning"]["duration"]["Dense_1"]["kernel"]
+    assert np.all(np.abs(last) > 1e-12)
+    duration = "['params']['conditioning']['duration']"
+    assert ungrafted(params, grafted) == tuple(
+        f"{duration}['Dense_{i}']['{n}']" for i in (0, 1) for n in ("bias", "kernel")
+    )
+
+
+@pytest.mark.parametrize(
+    ("times", "names"),
+    [
+        ("start", {"start"}),
+        ("duration", {"duration"}),
+        ("start_duration", {"start", "duration"}),
+    ],
+)
+def test_what_is_seen_of_the_times(times, names, x64):
+    net, params, (x, t, s, _) = prepare("mlp", times=times)
+    assert params["params"]["conditioning"].keys() == names
+
+    def values(params):
+        pairs = ((t, s), (t, s + 0.5), (t + 0.5, s + 0.5))
+        return [net.apply(params, x, *pair) for pair in pairs]
+
+    out, other_duration, other_start = run(values, params)
+    for name, other in (("duration", other_duration), ("start", other_start)):
+        error = relative(other, out)
+        assert error > 1e-3 if name in names else error < 1e-12, name
+
+
+def test_conditioning_by_hand(x64):
+    options = float64()
+    net = Conditioning(8, num_classes=3, guidance=True, **options)
+    t, s = jnp.array([0.1, 0.6]), jnp.array([0.9, 0.2])
+    cond = {
+        "label": jnp.array([2, 3]),
+        "scale": jnp.array([1.0, 4.0]),
+        "interval": jnp.array([[0.0, 0.7], [0.3, 1.0]]),
+    }
+    params = jit(net.init)(jax.random.key(0), t, s, cond)
+    numbers = {
+        "start": [0.1, 0.6],
+        "duration": [0.8, -0.4],
+        "guidance_scale": [0.0, 0.75],
+        "guidance_low": [0.0, 0.3],
+        "guidance_high": [0.7, 1.0],
+    }
+    own = params["params"]
+    expected = own["labels"][jnp.array([2, 3])]
+    for name, number in numbers.items():
+        embed = TimeEmbedding(8, **options)
+        expected += embed.apply({"params": own[name]}, jnp.array(number))
+    assert own.keys() == numbers.keys() | {"labels"}
+    # The label may be left out: all null.
+    absent = {key: cond[key] for key in ("scale", "interval")}
+    null = cond | {"label": jnp.array([3, 3])}
+    conditions = (cond, null, absent, cond | {"label": None})
+    out = run(lambda p: [net.apply(p, t, s, c) for c in conditions], params)
+    assert_equal(out[0], expected)
+    assert_equal(out[2:], [out[1]] * 2)
+
+
+NULL = {"label": 3, "scale": 1.0, "interval": jnp.array([[0.0, 1.0]], jnp.float32)}
+
+
+def test_guidance_takes_the_condition(x64):
+    net, params, (x, t, s, cond) = prepare("mlp", guidance=True, num_classes=3)
+    u = jit(functools.partial(net.apply, params))
+    unconditional = {
+        "label": jnp.full(4, 3),
+        "scale": jnp.ones(4),
+        "interval": jnp.array([[0.0, 1.0]] * 4),
+    }
+    conditional, null = u(x, t, s, cond), u(x, t, s, unconditional)
+    guided = guidance.classifier_free(u, scale=3.0, null=NULL)
+    assert_equal(guided(x, t, s, cond), null + 3 * (conditional - null))
+
+    # One number for a whole entry of the condition will do.
+    dropped = guidance.drop_condition(
+        jax.random.key(0), cond, null=NULL | {"interval": 0.5}, probability=1.0
+    )
+    assert_equal(dropped, unconditional | {"interval": jnp.full((4, 2), 0.5)})
+
+    path = interpolants.Path(x=x, t=t, v=x, x0=x, x1=x, cond=cond)
+    kappa = 1 - 1 / cond["scale"]
+    target = guidance.guided_velocity(u, path, null=NULL, omega=1.0, kappa=kappa)
+    rise = u(x, t, t, cond) - u(x, t, t, unconditional)
+    moved = np.asarray(cond["label"] != 3)
+    assert_equal(target[moved], (x + kappa[:, None] * rise)[moved])
+
+
+@pytest.mark.parametrize(
+    ("member", "taps"), [("mlp", range(-3, 3)), ("dit", [0]), ("dit scan", [1, -3])]
+)
+def test_features_are_those_of_the_shorter_network(member, taps, x64):
+    net, params, args = prepare(member, velocity_head=1)
+
+    def pair(params, tap):
+        depth = tap % net.depth + 1
+        own = {n: p for n, p in params["params"].items() if "velocity" not in n}
+        if "blocks" in own:
+            own["blocks"] = jax.tree.map(lambda p: p[:depth], own["blocks"])
+        short = net.clone(depth=depth, velocity_head=0, tap=-1)
+        tapped = net.clone(tap=tap).apply(params, *args, method="outputs")
+        return tapped, short.apply({"params": own}, *args, method="features")
+
+    def values(params):
+        return net.apply(params, *args), [pair(params, tap) for tap in taps]
+
+    u, pairs = run(values, params)
+    for tapped, expected in pairs:
+        assert_equal(tapped.features, expected)
+        assert_equal(tapped.u, u)  # the tap changes nothing else
+    assert all(relative(pairs[0][1], p[1]) > 1e-2 for p in pairs[1:3])
+
+
+@pytest.mark.parametrize("member", ["mlp", "dit"])
+def test_features_cost_nothing_beside_the_forward_pass(member):
+    make, event = MEMBERS[member]
+    net = make(tap=0)
+    args = inputs(event)
+    params = jax.eval_shape(net.init, jax.random.key(0), *args)
+
+    def flops(function):
+        return jit(function).lower(params).compile().cost_analysis()["flops"]
+
+    def forward(p):
+        return net.apply(p, *args)
+
+    def two_calls(p):
+        return forward(p), net.apply(p, *args, method="features")
+
+    def one_call(p):
+        return net.apply(p, *args, method="outputs")[::2]
+
+    def gradient(function):
+        return jax.grad(lambda p: sum(map(jnp.sum, function(p))))
+
+    alone = flops(forward)
+    assert flops(two_calls) <= 1.02 * alone
+    assert flops(lambda p: net.apply(p, *args, method="features")) < 0.9 * alone
+    # Only in one call is the backward pass shared.
+    backward = flops(gradient(lambda p: (forward(p),)))
+    assert flops(gradient(one_call)) <= 1.02 * backward
+
+
+def test_the_second_head_costs_nothing_where_it_is_not_used():
+    net, event = small_mlp(), MEMBERS["mlp"][1]
+    args = inputs(event)
+
+    def flops(net):
+        params = jax.eval_shape(net.init, jax.random.key(0), *args)
+        forward = jit(net.apply).lower(params, *args).compile()
+        return forward.cost_analysis()["flops"]
+
+    assert flops(net.clone(velocity_head=2)) == flops(net)
+
+
+@pytest.mark.parametrize("member", ["mlp", "dit"])
+def test_out_features_are_further_channels(member, x64):
+    net, params, args = prepare(member, out_features=6)
+    plain = net.clone(out_features=None)
+    channels = args[0].shape[-1]
+    own = params["params"]
+    output = jax.tree.map(
+        lambda p: p.reshape((*p.shape[:-1], -1, 6))[..., :channels].reshape(
+            (*p.shape[:-1], -1)
+        ),
+        own["output"],
+    )
+
+    def values(params, fewer):
+        return net.apply(params, *args), plain.apply({"params": fewer}, *args)
+
+    u, expected = run(values, params, own | {"output": output})
+    assert_equal(u[..., :channels], expected)
+    assert u.shape == (*args[0].shape[:-1], 6)
+
+
+def test_graft_copies_by_path():
+    old = {"params": {"a": {"kernel": np.ones((2, 3), np.float64)}, "b": np.ones(2)}}
+    new = {
+        "params": {
+            "a": {"kernel": jnp.zeros((2, 3)), "bias": jnp.zeros(3)},
+            "b": jnp.zeros(2),
+            "c": jnp.zeros(1),
+        }
+    }
+    grafted = jax.jit(graft)(old, new)
+    assert jax.tree.map(lambda p: float(p.sum()), grafted) == {
+        "params": {"a": {"kernel": 6.0, "bias": 0.0}, "b": 2.0, "c": 0.0}
+    }
+    assert jax.tree.map(jnp.result_type, grafted) == jax.tree.map(jnp.result_type, new)
+    assert ungrafted(old, new) == ("['params']['a']['bias']", "['params']['c']")
+
+    skipped = graft(old, new, skip=("a",))
+    assert not skipped["params"]["a"]["kernel"].any()
+    assert skipped["params"]["b"].all()
+    assert "['params']['a']['kernel']" in ungrafted(old, new, skip=("a",))
+
+    # a skipped leaf may have another shape, or no counterpart
+    del new["params"]["b"]
+    new["params"]["a"]["kernel"] = jnp.zeros((2, 4))
+    with pytest.raises(ValueError, match=r"it lacks \['params'\]\['b'\]$"):
+        graft(old, new)
+    with pytest.raises(ValueError, match=r"\['kernel'\]` must have the shape \(2, 4\)"):
+        graft(old, new, skip=("b",))
+    nothing = graft(old, new, skip=("b", "kernel"))
+    assert not any(leaf.any() for leaf in jax.tree.leaves(nothing))
+    with pytest.raises(ValueError, match=r"it lacks \['a'\]\['kernel'\], \['b'\]"):
+        graft(old["params"], new)
+
+
+def test_parameters_of_the_plain_networks_have_not_moved():
+    """Checkpoints hold these names and shapes."""
+    shapes = {}
+    for net, event in (
+        (MLP(width=8, depth=1, num_classes=2), (3,)),
+        (DiT(2, 8, 1, 2, qk_norm=True), (4, 4, 1)),
+        (DiT(2, 8, 3, 2, scan=True), (4, 4, 1)),
+    ):
+        params = jax.eval_shape(net.init, jax.random.key(0), *inputs(event))
+        names = jax.tree_util.tree_leaves_with_path(params["params"])
+        shapes |= {
+            f"{type(net).__name__} " + "/".join(entry.key for entry in path): leaf.shape
+            for path, leaf in names
+            if path[-1].key != "bias"
+        }
+    embeddings = {
+        f"{kind} conditioning/{time}/{layer}/kernel": shape
+        for kind in ("MLP", "DiT")
+        for time in ("start", "duration")
+        for layer, shape in (("Dense_0", (64, 8)), ("Dense_1", (8, 8)))
+    }
+    block = {
+        "modulation/kernel": (8, 48),
+        "qkv/kernel": (8, 24),
+        "projection/kernel": (8, 8),
+        "mlp_in/kernel": (8, 32),
+        "mlp_out/kernel": (32, 8),
+    }
+    assert shapes == embeddings | {
+        "MLP conditioning/labels": (3, 8),
+        "MLP input/kernel": (3, 8),
+        "MLP modulation_0/kernel": (8, 16),
+        "MLP layer_0/kernel": (8, 8),
+        "MLP output/kernel": (8, 3),
+        "DiT input/kernel": (4, 8),
+        "DiT modulation/kernel": (8, 16),
+        "DiT output/kernel": (8, 4),
+        "DiT block_0/query_norm/scale": (4,),
+        "DiT block_0/key_norm/scale": (4,),
+        **{f"DiT block_0/{name}": shape for name, shape in block.items()},
+        **{f"DiT blocks/{name}": (3, *shape) for name, shape in block.items()},
+    }
+
+
+def test_the_same_parameters_in_float32_are_a_target():
+    net = small_dit(depth=1, dtype=jnp.bfloat16)
+    wide = net.clone(dtype=jnp.float32)
+    x, t, s = inputs((4, 4, 2))
+    t, s = jnp.minimum(t, s), jnp.maximum(t, s)
+    path = interpolants.Path(x=x, t=t, v=jnp.sin(x), x0=x, x1=x, cond=None)
+
+    def loss(params):
+        u, target = (functools.partial(n.apply, params) for n in (net, wide))
+        return objectives.mean_flow(u, path, s, target=target).sum()
+
+    def by_hand(params):
+        rates = (path.v, jnp.ones_like(t), jnp.zeros_like(s))
+        slope = jax.jvp(functools.partial(wide.apply, params), (x, t, s), rates)[1]
+        goal = path.v + (s - t)[:, None, None, None] * slope
+        residual = net.apply(params, x, t, s) - jax.lax.stop_gradient(goal)
+        return jnp.square(residual).mean((1, 2, 3)).sum()
+
+    def both(params):
+        return [jax.value_and_grad(f)(params) for f in (loss, by_hand)]
+
+    (value, gradient), expected = run(both, initialise(net, x, t, s))
+    np.testing.assert_allclose(value, expected[0], rtol=1e-5)
+    assert {g.dtype for g in jax.tree.leaves(gradient)} == {jnp.dtype("float32")}
+    errors = jax.tree.map(relative, gradient, expected[1])
+    assert max(jax.tree.leaves(errors)) < 1e-3
+
+
+def test_log_variance_starts_at_zero_and_sees_both_times(x64):
+    net = LogVariance(width=8, **float64())
+    _, t, s = inputs(())
+    out, params = jit(net.init_with_output)(jax.random.key(0), t, s)
+    np.testing.assert_array_equal(out, np.zeros(4))
+    loss = 1 + jnp.arange(4.0)
+    terms = penalties.Terms(jnp.sqrt(loss)[:, None], t, s, jnp.zeros((4, 1)))
+
+    def value(params):
+        return penalties.learned(functools.partial(net.apply, params))(terms).sum()
+
+    start, gradient = run(jax.value_and_grad(value), params)
+    np.testing.assert_allclose(start, loss.sum(), rtol=1e-12)
+    # d/dw of exp(-w) l + w at w = 0
+    last = gradient["params"]["output"]["bias"]
+    np.testing.assert_allclose(last, [(1 - loss).sum()], rtol=1e-12)
+
+    params = jax.tree.map(lambda p: p + 0.3, params)
+    pairs = ((t, s), (t, s + 0.3), (t + 0.3, s + 0.3))
+    w = run(lambda p: [net.apply(p, *pair) for pair in pairs], params)
+    assert relative(w[1], w[0]) > 1e-3
+    assert relative(w[2], w[0]) > 1e-3
+    narrow = jax.eval_shape(LogVariance(width=8).apply, params, t, s)
+    assert (narrow.shape, narrow.dtype) == ((4,), jnp.float64)
+
+
+ERRORS = {
+    "no second head": ({}, {}, "heads", "`heads` needs a network with `velocity_head`"),
+    "long head": ({"velocity_head": 4}, {}, "heads", r"lie in \[0, 3\].*got 4"),
+    "negative head": ({"velocity_head": -1}, {}, "heads", r"lie in \[0, 3\].*got -1"),
+    "decoder sees t": ({"decoder_depth": 1}, {}, "", "needs .*times='start'; got 'st"),
+    "all decoder": (
+        {"decoder_depth": 3, "times": "start"},
+        {},
+        "",
+        r"`decoder_depth` must lie in \[0, 2\] with `depth`=3; got 3",
+    ),
+    "zero start": (
+        {"zero_init_duration": True, "times": "start"},
+        {},
+        "",
+        "`zero_init_duration` needs .*times='start_duration'; got 'start'",
+    ),
+    "zero duration": (
+        {"zero_init_duration": True, "times": "duration"},
+        {},
+        "",
+        "`zero_init_duration` needs .*got 'duration'",
+    ),
+    "times": ({"times": "end"}, {}, "", "`times` must be one of .*got 'end'"),
+    "tap": ({"tap": 3}, {}, "features", r"`tap` must lie in \[-3, 2\].*got 3"),
+    "out_features": ({"out_features": 0}, {}, "", "at least 1 or None; got 0"),
+    "no guidance": ({"guidance": True}, None, "", "dict of 'scale'.*NoneType"),
+    "bare label": ({"guidance": True}, [0] * 4, "", "must be a dict of 'scale'.*got"),
+    "no interval": ({"guidance": True}, {"interval": ...}, "", r"got \['scale'\]"),
+    "unknown key": ({"guidance": True}, {"omega": [1.0]}, "", r"got \['interval', 'om"),
+    "label": ({"guidance": True}, {"label": [0] * 4}, "", r"`cond\['label'\]` needs"),
+    "scale": (
+        {"guidance": True},
+        {"scale": [1.0]},
+        "",
+        r"`cond\['scale'\]` must have shape \(4,\); got \(1,\)",
+    ),
+    "interval": (
+        {"guidance": True},
+        {"interval": [0.0, 1.0]},
+        "",
+        r"`cond\['interval'\]` must have shape \(4, 2\); got \(2,\)",
+    ),
+    "whole scale": (
+        {"guidance": True},
+        {"scale": [1] * 4},
+        "",
+        "floating dtype; got i",
+    ),
+    "zero scale": ({"guidance": True}, {"scale": [0.0] * 4}, "", "be positive; got 0"),
+    "guided plain": ({"num_classes": 2}, {}, "", "`cond` must be an array of labels"),
+}
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_errors(name, untyped):
+    options, changes, method, message = ERRORS[name]
+    make, event = MEMBERS["mlp"]
+    cond = {"scale": jnp.ones(4), "interval": jnp.ones((4, 2))}
+    if isinstance(changes, dict):
+        cond |= {k: jnp.array(v) for k, v in changes.items() if v is not ...}
+        cond = {k: v for k, v in cond.items() if changes.get(k) is not ...}
+    else:
+        cond = changes and jnp.array(changes)
+    net = make(**options)
+    if not (net.guidance or net.num_classes):
+        cond = None
+    with pytest.raises(ValueError, match=message):
+        net.init(jax.random.key(0), *inputs(event), cond, method=method or "__call__")
