@@ -10,6 +10,7 @@ matplotlib.use("Agg")  # a run needs no display
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 
 def loss_curves(rows: list[dict[str, float]], path: Path) -> None:
@@ -121,6 +122,7 @@ def few_step_quality(
         axis.axvline(real, color="0.6", lw=1, zorder=0)
         if title in ("Fréchet", "sliced W2", "W2"):
             axis.set_xscale("log")
+            axis.xaxis.set_minor_formatter(NullFormatter())
         axis.set(title=title, yticks=range(len(members)))
         axis.set_yticklabels([name.replace("_", " ") for name in members])
         axis.grid(alpha=0.3)

@@ -253,16 +253,16 @@ def destination_derivative(
     s: Time,
     cond: Condition = None,
 ) -> tuple[State, State]:
-    """Return the flow map ``X(x, t, s)`` and ``d_s X = u + (s - t) d_s u``.
+    """Return ``u(x, t, s)`` and ``d_s u``, its derivative in the destination.
 
-    One forward-mode pass with the tangent ``(0, 0, 1)`` in ``(x, t, s)``. On the true
-    map ``d_s X(x, t, s) = v(X(x, t, s), s)``, the Lagrangian identity.
+    One forward-mode pass with the tangent ``(0, 0, 1)`` in ``(x, t, s)``. The flow map
+    ``X = x + (s - t) u`` has ``d_s X = u + (s - t) d_s u``, which on the true map is
+    ``v(X, s)``, the Lagrangian identity.
 
     References:
         Boffi et al. 2024, Flow Map Matching, arXiv:2406.07507, Eq. 8.
     """
-    X = flow_map(u)
-    return jax.jvp(lambda s: X(x, t, s, cond), (s,), (jnp.ones_like(s),))
+    return jax.jvp(lambda s: u(x, t, s, cond), (s,), (jnp.ones_like(s),))
 
 
 def total_derivative(

@@ -143,7 +143,9 @@ MEMBERS = {
         by_itself(objectives.lagrangian, stop="nothing")
     ),
     "eulerian_map_distillation": Member(taught(objectives.eulerian, stop="velocity")),
-    "eulerian_self_distillation": Member(by_itself(objectives.eulerian)),
+    "eulerian_self_distillation_advection": Member(
+        by_itself(objectives.eulerian, stop="advection")
+    ),
     "eulerian_self_distillation_velocity": Member(
         by_itself(objectives.eulerian, stop="velocity")
     ),

@@ -143,8 +143,19 @@ def second_branch(params, fork):
     return {"params": own | renamed}
 
 
+def branch_blocks(params):
+    """The indices of the blocks that exist twice."""
+    own = params["params"]
+    if "velocity_blocks" in own:
+        count = len(own["velocity_blocks"]["qkv"]["kernel"])
+        return list(range(len(own["blocks"]["qkv"]["kernel"])))[-count:]
+    names = [n.split("_") for n in own if n.startswith("velocity_")]
+    return sorted(int(n[2]) for n in names if n[1] in ("layer", "block"))
+
+
 @pytest.mark.parametrize(
-    ("member", "head"), [("mlp", 1), ("mlp", 3), ("dit", 1), ("dit scan", 2)]
+    ("member", "head"),
+    [("mlp", 1), ("mlp", 3), ("dit", 1), ("dit scan", 2), ("dit scan", 3)],
 )
 def test_each_head_is_a_plain_network(member, head, x64):
     net, params, args = prepare(member, velocity_head=head)
@@ -157,6 +168,7 @@ def test_each_head_is_a_plain_network(member, head, x64):
         return u, v, called, plain.apply(first, *args), plain.apply(second, *args)
 
     second = second_branch(params, net.depth - head)
+    assert branch_blocks(params) == list(range(net.depth - head, net.depth))
     u, v, called, plain_u, plain_v = run(heads, params, {"params": first}, second)
     assert_equal((u, u, v), (called, plain_u, plain_v))
     assert relative(u, v) > 0.1
@@ -373,6 +385,14 @@ def test_features_are_those_of_the_shorter_network(member, taps, x64):
         assert_equal(tapped.features, expected)
         assert_equal(tapped.u, u)  # the tap changes nothing else
     assert all(relative(pairs[0][1], p[1]) > 1e-2 for p in pairs[1:3])
+
+
+def test_the_last_features_make_the_velocity(x64):
+    net, params, args = prepare("mlp")
+    out = run(lambda p: net.apply(p, *args, method="outputs"), params)
+    last = params["params"]["output"]
+    h = jax.nn.silu(out.features)
+    assert_equal(out.u, h @ last["kernel"] + last["bias"][None])
 
 
 @pytest.mark.parametrize("member", ["mlp", "dit"])
@@ -593,6 +613,7 @@ ERRORS = {
         "",
         "`zero_init_duration` needs .*got 'duration'",
     ),
+    "depth": ({"depth": 0}, {}, "", "`depth` must be at least 1; got 0"),
     "times": ({"times": "end"}, {}, "", "`times` must be one of .*got 'end'"),
     "tap": ({"tap": 3}, {}, "features", r"`tap` must lie in \[-3, 2\].*got 3"),
     "out_features": ({"out_features": 0}, {}, "", "at least 1 or None; got 0"),

@@ -245,6 +245,9 @@ def test_displacement_is_the_integral_of_the_velocity(key):
         np.testing.assert_allclose(policy.average_velocity(a, b), total, rtol=1e-12)
         expected = (b - a)[:, None, None] * total
         np.testing.assert_allclose(policy.displacement(a, b), expected, atol=1e-13)
+        # One step of it, however few Euler steps others would take.
+        u = policies.policy_step(lambda *_: policy, steps=1)
+        np.testing.assert_allclose(u(x, a, b), total, rtol=1e-12)
 
 
 def test_momentum_components_start_out_different():
@@ -508,7 +511,7 @@ def test_bad_options_are_named(key, untyped):
 def straight_pairs(key, batch=16):
     key_noise, key_time = jax.random.split(key)
     x0 = jax.random.normal(key_noise, (batch, 2))
-    x1 = MEAN[None] + SCALE[None] * x0
+    x1 = jnp.asarray(MEAN[None] + SCALE[None] * x0)
     t = jax.random.uniform(key_time, (batch,))
     unread = jnp.full_like(x0, jnp.nan)
     return Path(unread, t, unread, x0, x1)

@@ -31,7 +31,7 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
         "objective": {
             "interpolant": "trigonometric",
             "time_law": "arctan_normal",
-            "time_mean": -1.0,
+            "time_mean": -0.3,
             "time_std": 1.4,
             "warmup": 0.1,
             "learned_weight": True,

@@ -12,7 +12,7 @@ from flowjax._extra import require
 
 require("flax", extra="train")
 
-from flowjax.networks.base import Network
+from flowjax.networks.base import Network, Outputs
 from flowjax.networks.dit import DiT
 from flowjax.networks.embeddings import Conditioning, TimeEmbedding, sinusoidal
 from flowjax.networks.grafting import graft, ungrafted
@@ -25,6 +25,7 @@ __all__ = [
     "DiT",
     "LogVariance",
     "Network",
+    "Outputs",
     "TimeEmbedding",
     "graft",
     "sinusoidal",

@@ -62,7 +62,8 @@ class Network(nn.Module, kw_only=True):
     References:
         times, velocity_head, guidance: Geng et al. 2025, Improved Mean Flows,
         arXiv:2512.02012. decoder_depth: Lee et al. 2025, Decoupled MeanFlow,
-        arXiv:2510.24474. zero_init_duration: SnapFlow.
+        arXiv:2510.24474. zero_init_duration: Luan et al. 2026, SnapFlow,
+        arXiv:2604.05656.
     """
 
     if TYPE_CHECKING:  # Fields of the subclasses, which choose their order and default.
@@ -161,18 +162,16 @@ class Network(nn.Module, kw_only=True):
             "", 0, self._read(x), early, late, keep={fork, tap, self.depth}
         )
         channels = x.shape[-1]
-        u = self._write(
-            "", states[self.depth], late, x, channels=self.out_features or channels
-        )
+        wide = at_least_float32(x.dtype)
+        u = self._write("", states[self.depth], late, x, self.out_features or channels)
         v = None
         if self.velocity_head:
-            branch = "velocity_"
             ends = self._blocks(
-                branch, fork, states[fork], early, late, keep={self.depth}
+                "velocity_", fork, states[fork], early, late, keep={self.depth}
             )
-            v = self._write(branch, ends[self.depth], late, x, channels=channels)
-            v = v.astype(at_least_float32(x.dtype))
-        return Outputs(u.astype(at_least_float32(x.dtype)), v, states[tap])
+            v = self._write("velocity_", ends[self.depth], late, x, channels)
+            v = v.astype(wide)
+        return Outputs(u.astype(wide), v, states[tap])
 
     def _blocks(
         self,
@@ -217,7 +216,7 @@ class Network(nn.Module, kw_only=True):
         raise NotImplementedError
 
     def _write(
-        self, prefix: str, h: Hidden, c: Embedded, x: State, *, channels: int
+        self, prefix: str, h: Hidden, c: Embedded, x: State, channels: int
     ) -> Float[Array, "batch *out"]:
         """Return the velocity, of the shape of ``x`` but for its channels."""
         raise NotImplementedError
@@ -225,6 +224,8 @@ class Network(nn.Module, kw_only=True):
     def _check(self, x: Array, t: Array, s: Array, cond: Any) -> None:
         """Raise ValueError unless the attributes and inputs fit together."""
         depth = self.depth
+        if depth < 1:
+            raise ValueError(f"`depth` must be at least 1; got {depth}")
         if self.times not in get_args(SeenTimes):
             raise ValueError(
                 f"`times` must be one of {get_args(SeenTimes)}; got {self.times!r}"

@@ -82,7 +82,7 @@ class DiT(Network):
         return (h + jnp.asarray(positions, h.dtype)[None]).astype(self.dtype)
 
     def _write(
-        self, prefix: str, h: Tokens, c: Embedded, x: Image, *, channels: int
+        self, prefix: str, h: Tokens, c: Embedded, x: Image, channels: int
     ) -> Float[Array, "batch height width out"]:
         zero = functools.partial(self._dense, kernel_init=_zeros)
         modulation = zero(2 * self.width, name=f"{prefix}modulation")(c[:, None, :])

@@ -23,7 +23,7 @@ class LogVariance(nn.Module):
 
     References:
         Karras et al. 2023, Analyzing and Improving the Training Dynamics of Diffusion
-        Models, arXiv:2312.02696, Section 2.2 and appendix B.
+        Models, arXiv:2312.02696.
     """
 
     width: int = 64

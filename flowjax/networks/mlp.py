@@ -61,7 +61,6 @@ class MLP(Network):
         h: Float[Array, "batch w"],
         c: Embedded,
         x: Float[Array, "batch dim"],
-        *,
         channels: int,
     ) -> Float[Array, "batch out"]:
         output = self._dense(channels, kernel_init=_zeros, name=f"{prefix}output")

@@ -140,16 +140,26 @@ def flow_guided_distillation(
     """
     zero = jnp.zeros_like(path.t)
     start = path._replace(x=path.x0, t=zero, v=path.x1 - path.x0)
+    known = _once(v, path.x0, zero, path.cond)
     guide = semigroup(
-        euler(v),
+        euler(known),
         start,
         jnp.ones_like(zero),
         fraction=fraction,
-        first=euler(v),
+        first=euler(known),
         second=euler(velocity),
         penalty=penalty,
     )
-    return plus(flow_matching(v, start, penalty=penalty), guide, weight=weight)
+    return plus(flow_matching(known, start, penalty=penalty), guide, weight=weight)
+
+
+def _once(v: VelocityField, x: State, t: Time, cond: Condition) -> VelocityField:
+    """Return ``v`` at the one point where it is asked for, evaluated once.
+
+    Two passes at one point are merged by XLA, their gradients are not.
+    """
+    value = v(x, t, cond)
+    return lambda x, t, cond=None: value
 
 
 def anneal_source(key: PRNGKey, x0: State, beta: float | Float[Array, ""]) -> State:
@@ -223,7 +233,7 @@ def self_corrected_distillation(
         exact = (path.x1 - y) / left.astype(y.dtype)
         return jnp.where(expand_like(m > 1 - truncation, y), exact, aim(y, m, s, cond))
 
-    jump = partial(semigroup, euler(v), path, one, penalty=huber)
+    jump = partial(semigroup, euler(_once(v, x, t, cond)), path, one, penalty=huber)
     forward = jump(fraction=up / reach, first=euler(velocity), second=near_data)
     backward = jump(fraction=-down / reach, first=euler(velocity), second=aim)
     own = _sg(path.x0 + v(path.x0, jnp.zeros_like(t), cond))

@@ -20,7 +20,7 @@ from jaxtyping import Array, Float
 
 from flowjax._typing import AverageVelocityField, Time, VelocityField
 from flowjax.fields import compose, destination_derivative, diagonal
-from flowjax.interpolants import Path
+from flowjax.interpolants import Path, expand_like
 from flowjax.objectives._anchor import anchored
 from flowjax.objectives.mean_flow import EulerianStop, mean_flow
 from flowjax.objectives.penalties import DEFAULT, Loss, Terms, normalised
@@ -80,15 +80,16 @@ def lagrangian(
 
     def off_diagonal(path: Path, s: Time, extra: None) -> Terms:
         x, t, cond = path.x, path.t, path.cond
-        end, rate = destination_derivative(u, x, t, s, cond)
+        prediction, slope = destination_derivative(u, x, t, s, cond)
+        reach = expand_like(s - t, x).astype(x.dtype)
+        end, rate = x + reach * prediction, prediction + reach * slope
         if stop == "nothing":
             residual = rate - v(end, s, cond)
         else:
             residual = rate - _sg(v(_sg(end), s, cond))
         if stop == "derivative":
-            prediction = u(x, t, s, cond)
             residual = prediction + _sg(residual - prediction)
-        return Terms(residual, t, s, _sg(rate))
+        return Terms(residual, t, s, _sg(slope))
 
     if own and share_equal == 0:
         raise ValueError(
@@ -106,13 +107,15 @@ def eulerian(
     penalty: Callable[[Terms], Loss] = DEFAULT,
     share_equal: float = 0.0,
     velocity: VelocityField | None = None,
-    stop: EulerianStop = "advection",
+    stop: EulerianStop = "velocity",
 ) -> Loss:
     """Return `mean_flow` whose velocity is a teacher's or the network's own.
 
     The residual is ``-(d_t X + (v . grad_x) X)``. Because ``v`` is a marginal velocity
-    the gradient may pass through the derivative: ``stop="advection"`` is Eulerian
-    self-distillation (ESD), ``"velocity"`` with a teacher Eulerian map distillation.
+    the gradient may pass through the derivative: with a teacher ``stop="velocity"`` is
+    Eulerian map distillation, without one any of the four is Eulerian self-distillation
+    (ESD). ``"advection"`` is the gradient of no function, and diverged on a mixture in
+    one dimension where ``"velocity"`` and ``"derivative"`` did not.
 
     Args:
         u: the average-velocity field to train.

@@ -33,7 +33,7 @@ def mean_flow(
     penalty: Callable[[Terms], Loss] = DEFAULT,
     share_equal: float = 0.0,
     velocity: VelocityField | None = None,
-    tangent: VelocityField | None = None,
+    tangent: VelocityField | State | None = None,
     target: AverageVelocityField | None = None,
     stop: EulerianStop = "derivative",
     gradient_share: float | Float[Array, ""] = 1.0,
@@ -64,8 +64,8 @@ def mean_flow(
             The default 0 is right for every ``s``.
         velocity: ``v(x, t, cond)`` in place of ``path.v`` on the rows that are not
             spared: a teacher, `flowjax.fields.diagonal` of ``u`` itself, a closed form.
-        tangent: ``w(x, t, cond)``, the direction of the derivative, where it is not
-            the velocity itself.
+        tangent: ``w(x, t, cond)`` or its values [batch, *event], the direction of the
+            derivative, where it is not the velocity itself.
         target: the field whose derivative enters the target; no gradient reaches it.
             None nests the derivative in the gradient: prediction and derivative come
             from one pass of ``u``. With a field (``u`` itself, an average of its
@@ -102,11 +102,18 @@ def mean_flow(
             f"got {stop!r}"
         )
 
-    def off_diagonal(path: Path, s: Time, extra: None) -> Terms:
+    known = tangent if isinstance(tangent, Array) else None
+
+    def off_diagonal(path: Path, s: Time, known: State | None) -> Terms:
         x, t, cond = path.x, path.t, path.cond
         v = path.v if velocity is None else velocity(x, t, cond)
         v = v if stop == "nothing" else _sg(v)
-        w = v if tangent is None else _sg(tangent(x, t, cond))
+        if known is not None:
+            w = _sg(known).astype(x.dtype)
+        elif callable(tangent):
+            w = _sg(tangent(x, t, cond)).astype(x.dtype)
+        else:
+            w = v
         field = target or u
         prediction, slope = _derivative(derivative, field, path, s, w, stop)
         if stop == "derivative":
@@ -119,10 +126,10 @@ def mean_flow(
         residual = -goal if target is not None else prediction - goal
         return Terms(residual, t, s, _sg(slope))
 
+    rows: Any = {"share_equal": share_equal, "extra": known}
     if target is None:
-        terms = anchored(u, path, s, off_diagonal, share_equal=share_equal)
-        return penalty(terms)
-    terms = anchored(_zero, path, s, off_diagonal, share_equal=share_equal)
+        return penalty(anchored(u, path, s, off_diagonal, **rows))
+    terms = anchored(_zero, path, s, off_diagonal, **rows)
     prediction = u(path.x, path.t, s, path.cond)
     return penalty(terms._replace(residual=prediction + _sg(terms.residual)))
 
@@ -183,16 +190,18 @@ def improved_mean_flow(
     References:
         Geng et al. 2025, Improved Mean Flows, arXiv:2512.02012.
     """
+    value = v(path.x, path.t, path.cond)  # one pass for the tangent and its own loss
     loss = mean_flow(
         u,
         path,
         s,
         penalty=penalty,
         share_equal=share_equal,
-        tangent=v,
+        tangent=_sg(value),
         target=target,
     )
-    return plus(loss, flow_matching(v, path, penalty=penalty))
+    own = flow_matching(lambda x, t, cond=None: value, path, penalty=penalty)
+    return plus(loss, own)
 
 
 def bidirectional_mean_flow(
@@ -226,13 +235,16 @@ def bidirectional_mean_flow(
         Dai et al. 2026, BiFM, arXiv:2603.24942; read in a summary, not in the paper.
     """
 
-    def reversed_jump(path: Path, s: Time, extra: None) -> Terms:
+    def reversed_jump(path: Path, s: Time, forth: State) -> Terms:
         x, t, cond = path.x, path.t, path.cond
-        forth = u(x, t, s, cond)
         end = _sg(x + expand_like(s - t, x).astype(x.dtype) * forth)
         residual = forth - _sg(u(end, s, t, cond))
         return Terms(residual, t, s, jnp.zeros_like(x))
 
-    loss = mean_flow(u, path, s, penalty=penalty, share_equal=share_equal)
-    back = anchored(None, path, s, reversed_jump, share_equal=share_equal)
-    return plus(loss, penalty(back), weight=weight)
+    keep: Any = lambda terms: terms  # noqa: E731
+    terms: Any = mean_flow(u, path, s, penalty=keep, share_equal=share_equal)
+    # The prediction again, from its residual: a second pass would cost a gradient more.
+    reach = expand_like(s - path.t, path.x).astype(path.x.dtype)
+    forth = terms.residual + _sg(path.v + reach * terms.derivative)
+    back = anchored(None, path, s, reversed_jump, share_equal=share_equal, extra=forth)
+    return plus(penalty(terms), penalty(back), weight=weight)

@@ -121,6 +121,8 @@ def policy_imitation(
         raise ValueError(f"`states` must be at least 1; got {states}")
     x, t, cond = path.x, path.t, path.cond
     policy = make_policy(x, t, s, cond)
+    # Stopped before the scan, so that it has no tangents to carry, and after it for a
+    # teacher or a behaviour with parameters of its own.
     own = _sg(policy) if behaviour is None else behaviour(_sg(policy))
     follow = flow_map(policy_average(own, steps=substeps))
     visits, departures = _itinerary(key, t, s, states, teacher_ratio)

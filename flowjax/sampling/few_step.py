@@ -141,13 +141,11 @@ def _overshoot(
     """
 
     def variance(t: Array) -> Array:
-        if interpolant.variance is not None:
-            return interpolant.variance(t)
         latent = 0.0 if interpolant.gamma is None else interpolant.gamma(t) ** 2
         return interpolant.sigma(t) ** 2 + latent
 
     noise, signal = variance(b), interpolant.alpha(b)
-    # Multiplied out, as sigma_c / alpha_c may be infinite.
+    # Squares multiplied out: neither a division nor a root can spoil a comparison.
     kept = (1 - gamma) * (1 + gamma) * noise
 
     def too_noisy(t: Array) -> Array:
@@ -159,9 +157,9 @@ def _overshoot(
         noisy = too_noisy(middle)
         return jnp.where(noisy, middle, low), jnp.where(noisy, high, middle)
 
-    last = jnp.ones_like(b)
-    low, _ = jax.lax.fori_loop(0, 64, halve, (b, last))
-    c = jnp.where(too_noisy(last), last, low)
+    # Exactly 1 where all earlier times are too noisy: halfway between 1 and the number
+    # below it rounds to 1.
+    c, _ = jax.lax.fori_loop(0, 64, halve, (b, jnp.ones_like(b)))
     scale = signal / interpolant.alpha(c)
     # From c as it was rounded: then the sum of both variances is that of b.
     return c, scale, jnp.sqrt(jnp.maximum(noise - scale**2 * variance(c), 0))
