@@ -87,7 +87,8 @@ class Objective:
     )
     """Law of the times; for an interval, of the smaller and the larger of two draws."""
     time_mean: float = 0.4
-    """Location of the logit- or arctan-normal times; positive is nearer the data."""
+    """Location of the times; logit-normal: positive is nearer the data, arctan-normal:
+    negative is."""
     time_std: float = 1.0
     """Scale of these times."""
     share_equal: float = 0.5

@@ -87,7 +87,7 @@ def _samplers(trained: Trained) -> dict[str, samplers.Sampler]:
     chosen = {
         f"{n}-step": samplers.jumps(trained, n, options.guidance) for n in options.steps
     }
-    if MEMBERS[trained.config.objective.name].sampler != "acceleration":
+    if MEMBERS[trained.config.objective.name].sampler not in samplers.NO_VELOCITY:
         chosen["ODE"] = samplers.adaptive(trained, options.tolerance, options.guidance)
     return chosen
 

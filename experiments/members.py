@@ -112,6 +112,12 @@ class Batch:
     def _conditioned(self, path: interpolants.Path) -> interpolants.Path:
         """Let the network see a drawn guidance scale and interval, and aim there."""
         scale, interval = guidance.draw_guidance(self.draw_key("guidance"), len(path.x))
+        if path.cond is not None:
+            # A row without its label is the unconditional field: not guided either.
+            dropped = path.cond == self.null
+            scale = jnp.where(dropped, 1.0, scale)
+            low, high = interval
+            interval = jnp.where(dropped, 0.0, low), jnp.where(dropped, 1.0, high)
         ends = jnp.stack(interval, axis=1)
         cond = {"label": path.cond, "scale": scale, "interval": ends}
         path = path._replace(cond=cond)
@@ -540,7 +546,8 @@ class Member(NamedTuple):
         about: one line.
         sampler: how few steps are taken: ``"map"`` jumps along a grid, ``"euler"``
             Euler steps of the velocity, ``"restart"`` jumps to the data and back,
-            ``"acceleration"`` from one initial velocity.
+            ``"acceleration"`` from one initial velocity, ``"policy"`` along a policy
+            per segment.
         teacher: whether it needs one.
         pairs: whether it learns from a teacher's pairs of noise and data.
     """
@@ -613,9 +620,11 @@ MEMBERS: dict[str, Member] = {
         _flow_guided, "SlimFlow", "euler", teacher=True, pairs=True
     ),
     "pi_flow": Member(
-        _policy_imitation, "pi-Flow, Gaussian mixture policy", teacher=True
+        _policy_imitation, "pi-Flow, Gaussian mixture policy", "policy", teacher=True
     ),
-    "arc_flow": Member(_policy_imitation, "ArcFlow, momentum policy", teacher=True),
+    "arc_flow": Member(
+        _policy_imitation, "ArcFlow, momentum policy", "policy", teacher=True
+    ),
     "constant_acceleration": Member(
         _constant_acceleration, "constant acceleration", "acceleration", pairs=True
     ),

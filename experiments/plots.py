@@ -101,9 +101,15 @@ def few_step_quality(
         sharey=True,
     )
     for axis, (title, panel) in zip(axes[0], series.items(), strict=False):
-        samplers = [n for n in next(iter(panel.values())) if n != "real"]
+        # Not every member has every sampler.
+        samplers = list(dict.fromkeys(n for row in panel.values() for n in row))
+        samplers.remove("real")
         for color, sampler in enumerate(samplers):
-            rows = [(i, panel[m][sampler]) for i, m in enumerate(members) if m in panel]
+            rows = [
+                (i, panel[m][sampler])
+                for i, m in enumerate(members)
+                if sampler in panel.get(m, {})
+            ]
             places = [i for i, _ in rows]
             means = np.array([np.mean(values) for _, values in rows])
             low = means - [min(values) for _, values in rows]

@@ -32,6 +32,10 @@ Sampler = Callable[[Any, Any, Any, Any], tuple[Any, Any]]
 """``(params, key, x0, labels) -> (x1, evaluations)``, traceable."""
 
 
+NO_VELOCITY = ("acceleration", "policy")
+"""Ways of stepping that leave no velocity at every time for an ODE solver to follow."""
+
+
 def jumps(trained: Trained, steps: int, scale: float = 1.0) -> Sampler:
     """Return the sampler of ``steps`` equal steps with one evaluation each.
 
