@@ -42,7 +42,7 @@ def launch(module, *arguments, cwd):
 
 def call(module, *arguments, cwd):
     process = launch(module, *arguments, cwd=cwd)
-    output, _ = process.communicate(timeout=600)
+    output, _ = process.communicate(timeout=1500)
     return process.returncode, output
 
 
