@@ -391,7 +391,7 @@ def _consistency_flow_matching(b: Batch) -> Any:
 
 
 def _twin_flow(b: Batch) -> Any:
-    path, s = b.ordered()
+    path, s = b.draw(times.any_step_pairs)
     loss = objectives.twin_flow(
         b.draw_key("noise"),
         b.u,

@@ -2,6 +2,7 @@
 
     python -m experiments.sample runs/digits_mean_flow --steps 1 --count 80
     python -m experiments.sample runs/digits_mean_flow --steps 0 --guidance 2 --label 3
+    python -m experiments.sample runs/digits_mean_flow --nfe 8
 
 Writes the samples (npz: x in [-1, 1], label) and a picture of them.
 """
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from experiments import plots, samplers
+from experiments import plots, samplers, solver_files
 from experiments import run as run_folder
 
 
@@ -19,6 +20,8 @@ def main(
     run: tyro.conf.Positional[Path],
     *,
     steps: int = 1,
+    nfe: int | None = None,
+    sampler: Path | None = None,
     count: int = 80,
     label: int | None = None,
     guidance: float = 1.0,
@@ -33,13 +36,18 @@ def main(
         run: the run folder.
         steps: number of jumps of one evaluation each; 0 integrates the velocity
             adaptively.
+        nfe: in place of steps, the best sampler with so many evaluations, as found by
+            experiments.tune_sampler.
+        sampler: the file it is in, by default sampler.json in the run folder; without
+            nfe, a file that holds one solver.
         count: number of samples.
         label: the class to sample; by default all in turn.
         guidance: classifier-free guidance scale; 1 is none.
         tolerance: of the adaptive solver.
         seed: determines the noise.
         batch_size: samples drawn at a time.
-        out: where to write, without suffix; by default samples_STEPS in the run folder.
+        out: where to write, without suffix; by default samples_STEPS or
+            samples_nfe_NFE in the run folder.
     """
     try:
         trained = run_folder.restore(run)
@@ -47,17 +55,23 @@ def main(
             raise ValueError(
                 "steps must not be negative, count and batch_size positive"
             )
-        if steps:
-            sampler = samplers.jumps(trained, steps, guidance)
+        if nfe is not None or sampler is not None:
+            entry = solver_files.load_entry(sampler or run / "sampler.json", nfe)
+            chosen = samplers.tuned(trained, entry, guidance)
+            name = entry["name"] if nfe is None else f"nfe_{nfe}"
+        elif steps:
+            chosen = samplers.jumps(trained, steps, guidance)
+            name = str(steps)
         else:
-            sampler = samplers.adaptive(trained, tolerance, guidance)
+            chosen = samplers.adaptive(trained, tolerance, guidance)
+            name = "ode"
         labels = _labels(trained.num_classes, label, count)
         x, evaluations = samplers.draw(
-            trained, sampler, labels, count=count, seed=seed, batch_size=batch_size
+            trained, chosen, labels, count=count, seed=seed, batch_size=batch_size
         )
     except (ValueError, FileNotFoundError, ImportError) as error:
         raise SystemExit(f"error: {error}") from error
-    out = out or run / f"samples_{steps or 'ode'}"
+    out = out or run / f"samples_{name}"
     out.parent.mkdir(parents=True, exist_ok=True)
     archive = out.with_name(out.name + ".npz")
     if labels is None:

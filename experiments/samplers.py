@@ -8,11 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import build
+from experiments import build, solver_files
 from experiments.members import MEMBERS
 from experiments.run import Trained
 from flowjax import guidance, interpolants, objectives, sampling, times
 from flowjax.fields import diagonal, euler
+from flowjax.sampling.multistep import multistep
 
 
 class Samples(NamedTuple):
@@ -46,7 +47,7 @@ def jumps(trained: Trained, steps: int, scale: float = 1.0) -> Sampler:
     kind = MEMBERS[trained.config.objective.name].sampler
 
     def sample(params: Any, key: Any, x0: Any, labels: Any) -> tuple[Any, Any]:
-        u, cost = _field(trained, params, scale)
+        u, cost = guided_field(trained, params, scale)
         if kind == "euler":
             u = euler(diagonal(u))
         if kind == "acceleration":
@@ -72,7 +73,7 @@ def adaptive(trained: Trained, tolerance: float, scale: float = 1.0) -> Sampler:
     """Return the sampler that integrates the velocity u(x, t, t) with Tsit5."""
 
     def sample(params: Any, key: Any, x0: Any, labels: Any) -> tuple[Any, Any]:
-        u, cost = _field(trained, params, scale)
+        u, cost = guided_field(trained, params, scale)
         x, stats = sampling.ode(
             diagonal(u), x0, cond=labels, rtol=tolerance, atol=tolerance
         )
@@ -81,7 +82,23 @@ def adaptive(trained: Trained, tolerance: float, scale: float = 1.0) -> Sampler:
     return sample
 
 
-def _field(trained: Trained, params: Any, scale: float) -> tuple[Any, int]:
+def tuned(trained: Trained, entry: solver_files.Entry, scale: float = 1.0) -> Sampler:
+    """Return the sampler of a file of `experiments.solver_files`."""
+
+    def sample(params: Any, key: Any, x0: Any, labels: Any) -> tuple[Any, Any]:
+        u, cost = guided_field(trained, params, scale)
+        if "jumps" in entry:
+            grid = entry["jumps"]
+            x = sampling.few_step(u, x0, cond=labels, grid=grid)
+            return x, cost * (len(grid) - 1)
+        solver = entry["solver"]
+        x = multistep(diagonal(u), x0, solver, cond=labels)
+        return x, cost * len(solver.times)
+
+    return sample
+
+
+def guided_field(trained: Trained, params: Any, scale: float) -> tuple[Any, int]:
     """Return the (guided) field and its network evaluations per call."""
     u = trained.functions(params)["field"]
     if trained.config.network.guidance:

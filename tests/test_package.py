@@ -16,8 +16,8 @@ HEAVY = {
 }
 # Each room may import those of the rows above it, and its own.
 LEVELS = [
-    {"_typing", "_checks", "_extra", "_rows", "_line", "_grids"},
-    {"interpolants", "times", "couplings"},
+    {"_typing", "_checks", "_extra", "_rows", "_line"},
+    {"interpolants", "times", "_grids", "_times", "_pairs", "couplings", "sources"},
     {"fields", "analytic"},
     {"guidance", "policies"},
     {"objectives", "sampling", "metrics"},

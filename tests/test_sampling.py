@@ -13,6 +13,7 @@ from scipy.stats import norm
 
 from flowjax import sampling
 from flowjax.sampling import _steps
+from tests.counting import Counter
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -83,25 +84,6 @@ def decay_at(x0, rate, t):
     a, w = rate[:, None], 6
     steady = (a * a * math.cos(w * t) + a * w * math.sin(w * t)) / (a * a + w * w)
     return steady + (x0 - a * a / (a * a + w * w)) * np.exp(-a * t)
-
-
-class Counter:
-    """A field that counts how often it is evaluated, compiled or not."""
-
-    def __init__(self, field):
-        self.field, self.count = field, 0
-
-    def __call__(self, x, t, cond=None):
-        jax.debug.callback(self.add)
-        return self.field(x, t, cond)
-
-    def add(self):
-        self.count += 1
-
-    def reset(self):
-        jax.effects_barrier()
-        count, self.count = self.count, 0
-        return count
 
 
 def solve(field, x0, **options):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from scipy import integrate, special, stats
 
-from flowjax import times
+from flowjax import interpolants, times
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -94,6 +94,12 @@ GRIDS = {
     "power": times.power_grid,
     "power_data": partial(times.power_grid, power=0.5),
     "edm": times.edm_grid,
+    "circular": times.circular_grid,
+    "log_snr": times.log_snr_grid,
+    "log_snr_diffusion": partial(
+        times.log_snr_grid, interpolant=interpolants.variance_preserving()
+    ),
+    "mirror": lambda n: times.mirror_grid(times.power_grid(n)),
 }
 
 
@@ -198,6 +204,19 @@ def test_ordered_pairs_are_two_draws_of_split_keys(key):
     np.testing.assert_array_equal(t, np.minimum(first, second))
     larger = np.maximum(first, second)
     np.testing.assert_array_equal(s, np.where(np.arange(8) % 2, larger, t))
+
+
+def test_any_step_pairs_are_whole_near_and_any(key):
+    t, s = (np.asarray(a) for a in times.any_step_pairs(key, 40_000, near=0.1))
+    assert ((t >= 0) & (s >= t) & (s <= 1)).all()
+    assert ((t[::4] == 0) & (s[::4] == 1)).all()
+    left = (s - t) / (1 - t)
+    # Uniform parts of what is left: U(0, 0.1) and U(0, 1); uniform starts.
+    assert stats.kstest(left[1::4] / 0.1, "uniform").pvalue > 1e-3
+    assert stats.kstest(left[2::4], "uniform").pvalue > 1e-3
+    assert stats.kstest(t[1::4], "uniform").pvalue > 1e-3
+    with pytest.raises(ValueError, match="`near`"):
+        times.any_step_pairs(key, 8, near=0.0)
 
 
 def test_intervals_have_their_law_and_a_uniform_place(key):
@@ -326,6 +345,39 @@ def test_edm_grid_holds_the_published_noise_levels():
 
 
 @pytest.mark.parametrize(
+    ("path", "ratio"),
+    [
+        (None, lambda t: (1 - t) / t),
+        (interpolants.trigonometric(), lambda t: 1 / np.tan(np.pi / 2 * t)),
+        (interpolants.linear_variance_preserving(), lambda t: np.sqrt(1 / t**2 - 1)),
+        (
+            interpolants.Interpolant(
+                alpha=lambda t: t, sigma=lambda t: 1 - t, gamma=lambda t: t * (1 - t)
+            ),
+            lambda t: (1 - t) * np.sqrt(1 + t**2) / t,
+        ),
+    ],
+)
+def test_log_snr_grid_lowers_the_noise_ratio_by_equal_factors(path, ratio):
+    options = {"sigma_min": 0.01, "sigma_max": 50.0, "interpolant": path}
+    found = ratio(times.log_snr_grid(8, **options)[1:-1])
+    expected = 50 * (0.01 / 50) ** (np.arange(1, 8) / 8)
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+    limit = times.edm_grid(8, rho=1e6, sigma_min=0.01, sigma_max=50.0)[1:-1]
+    np.testing.assert_allclose((1 - limit) / limit, expected, rtol=1e-4)
+
+
+def test_circular_and_mirrored_grids():
+    q = np.arange(9) / 8
+    np.testing.assert_allclose(times.circular_grid(8), 1 - np.sqrt(1 - q**2))
+    quadratic = times.power_grid(8)
+    np.testing.assert_allclose(times.mirror_grid(quadratic), 1 - (1 - q) ** 2)
+    np.testing.assert_array_equal(
+        times.mirror_grid(times.mirror_grid(quadratic)), quadratic
+    )
+
+
+@pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda k: times.uniform(k, 4, low=0.5, high=0.5), "low < high"),
@@ -353,6 +405,15 @@ def test_edm_grid_holds_the_published_noise_levels():
         (lambda k: times.shifted_grid(3, shift=0.0), "`shift` must be positive"),
         (lambda k: times.power_grid(3, power=-1.0), "`power` must be positive"),
         (lambda k: times.edm_grid(3, sigma_min=3.0, sigma_max=2.0), "sigma_min"),
+        (lambda k: times.circular_grid(0), "`steps` must be at least 1"),
+        (lambda k: times.log_snr_grid(3, sigma_min=3.0, sigma_max=2.0), "sigma_min"),
+        (
+            lambda k: times.log_snr_grid(
+                4, interpolant=interpolants.minimum_noise(0.1)
+            ),
+            "does not reach all ratios between 80.0 and 0.002",
+        ),
+        (lambda k: times.mirror_grid([0.0, 0.0]), "strictly monotone"),
     ],
 )
 @pytest.mark.usefixtures("untyped")

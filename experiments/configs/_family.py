@@ -26,7 +26,7 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
         "objective": _UNIFORM | {"second_weight": 0.5},
     },
     "annealing_reflow": {"objective": _UNIFORM},
-    "twin_flow": {"objective": _UNIFORM | {"share_equal": 0.0, "target": "average"}},
+    "twin_flow": {"objective": {"target": "average", "second_weight": 0.5}},
     "continuous_consistency": {
         "objective": {
             "interpolant": "trigonometric",
@@ -36,7 +36,10 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
             "warmup": 0.1,
             "learned_weight": True,
             "normalise": 0.1,
-        }
+        },
+        # From scratch it loses its network at the 2e-3 of the others: one-step Fréchet
+        # 1030 on the digits, and 29 with this (800 steps).
+        "optimizer": {"learning_rate": 5e-4},
     },
     "anchored_consistency": {
         "objective": {
