@@ -164,17 +164,10 @@ def _moments(d: Draw) -> Array:
 
 
 def _twin_flow(d: Draw) -> Array:
-    """A quarter of the rows each from end to end and over short intervals."""
-    row, key_start = jnp.arange(len(d.x0)) % 4, jax.random.fold_in(d.key, 2)
-    t = jnp.where(row == 0, 0.0, times.uniform(key_start, len(row)))
-    part = jnp.where(row == 0, 1.0, d.fractions() * jnp.where(row == 1, 0.05, 1.0))
+    key_noise, key_time = jax.random.split(jax.random.fold_in(d.key, 2))
+    t, s = times.any_step_pairs(key_time, len(d.x0))
     return objectives.twin_flow(
-        d.key,
-        d.u,
-        d.path(t),
-        t + part * (1 - t),
-        interpolant=LINEAR,
-        target=d.average,
+        key_noise, d.u, d.path(t), s, interpolant=LINEAR, target=d.average
     )
 
 

@@ -29,12 +29,11 @@ import tyro
 from jaxtyping import Array
 from scipy.optimize import brentq
 
-from experiments import build, samplers
+from experiments import samplers
 from experiments import run as run_folder
 from experiments.members import MEMBERS
 from experiments.run import Trained
 from flowjax import interpolants
-from flowjax._typing import VelocityField
 from flowjax.data import DENSITIES, load_source
 from flowjax.fields import diagonal
 from flowjax.interpolants import Interpolant
@@ -144,14 +143,6 @@ def _held_out(
     return source.scale(images), cond, 2 / source.maximum
 
 
-def _velocity(trained: Trained, params: Any) -> VelocityField:
-    """Return what the ODE sampler integrates without guidance."""
-    u = trained.functions(params)["field"]
-    if trained.config.network.guidance:
-        u = build.at_guidance(u, 1.0)
-    return diagonal(u)
-
-
 def _bits(
     trained: Trained,
     law: Dequantisation,
@@ -164,7 +155,8 @@ def _bits(
 ) -> Array:
     """Return one estimate of the bits per dimension of every row; traceable."""
     key_noise, key_probes = jax.random.split(key)
-    velocity, tolerance = _velocity(trained, params), options.tolerance
+    field, _ = samplers.guided_field(trained, params, 1.0)
+    velocity, tolerance = diagonal(field), options.tolerance
 
     def density(z: Array) -> Array:
         probes = None

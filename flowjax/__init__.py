@@ -21,6 +21,7 @@ from flowjax import (
     objectives,
     policies,
     sampling,
+    sources,
     times,
 )
 from flowjax._typing import AverageVelocityField, VelocityField
@@ -39,5 +40,6 @@ __all__ = [
     "objectives",
     "policies",
     "sampling",
+    "sources",
     "times",
 ]

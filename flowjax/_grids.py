@@ -3,7 +3,15 @@
 They are public as `flowjax.times.uniform_grid` and so on.
 """
 
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
+
+from flowjax._checks import check_grid
+from flowjax.interpolants import Interpolant, linear
 
 
 def uniform_grid(steps: int) -> np.ndarray:
@@ -65,6 +73,89 @@ def edm_grid(
     grid = 1 / (1 + (start + _fractions(steps) * (end - start)) ** rho)
     grid[0], grid[-1] = 0.0, 1.0
     return grid
+
+
+def circular_grid(steps: int) -> np.ndarray:
+    """Return ``t_k = 1 - sqrt(1 - (k / steps)^2)``, dense near the noise.
+
+    References:
+        Kim et al. 2025, Inference-Time Scaling for Flow Models, arXiv:2503.19385 (in
+        the authors' code, on the clock ``1 - t``).
+    """
+    q = _fractions(steps)
+    # The same number as in the docstring, without the difference of two near ones.
+    return q**2 / (1 + np.sqrt((1 - q) * (1 + q)))
+
+
+def log_snr_grid(
+    steps: int,
+    *,
+    sigma_min: float = 0.002,
+    sigma_max: float = 80.0,
+    interpolant: Interpolant | None = None,
+) -> np.ndarray:
+    """Return times at which ``log(alpha / sigma)`` rises by equal steps.
+
+    ``sigma / alpha`` falls from ``sigma_max`` to ``sigma_min`` by equal factors, which
+    is `edm_grid` for an infinite ``rho``. The two ends are then set to exactly 0 and 1.
+    Solvers that expand in the log-SNR are at their best here.
+
+    Args:
+        steps: number of steps.
+        sigma_min: the ratio next to t=1, before its time is set to 1.
+        sigma_max: the ratio next to t=0, before its time is set to 0.
+        interpolant: the path, by default the linear one. Its ratio must fall with time;
+            latent noise counts as sigma.
+
+    Raises:
+        ValueError: unless ``0 < sigma_min < sigma_max`` and ``steps >= 1``, or if a
+            ratio between the two ends is not on the path.
+
+    References:
+        Lu et al. 2022, DPM-Solver, arXiv:2206.00927, Sec. 3.3.
+    """
+    if not 0 < sigma_min < sigma_max:
+        raise ValueError(
+            f"need 0 < sigma_min < sigma_max; got {sigma_min} and {sigma_max}"
+        )
+    ratios = sigma_max * (sigma_min / sigma_max) ** _fractions(steps)
+    grid = _times_of_ratios(linear() if interpolant is None else interpolant, ratios)
+    grid[0], grid[-1] = 0.0, 1.0
+    if not (np.diff(grid) > 0).all():
+        raise ValueError(
+            f"the path does not reach all ratios between {sigma_max} and {sigma_min}; "
+            f"got the times {grid.tolist()}"
+        )
+    return grid
+
+
+def mirror_grid(grid: Sequence[float] | np.ndarray | Array) -> np.ndarray:
+    """Return the times ``1 - t`` in the order of ``grid``: dense where it was sparse.
+
+    ``mirror_grid(power_grid(n))`` is ``1 - (1 - k / n)^2``, dense near the data.
+
+    Raises:
+        ValueError: unless ``grid`` is strictly monotone inside [0, 1].
+    """
+    return 1 - check_grid(grid)[::-1]
+
+
+def _times_of_ratios(interpolant: Interpolant, ratios: np.ndarray) -> np.ndarray:
+    """Return the times at which sigma / alpha has the values ``ratios``."""
+
+    def noise(t: Array) -> Array:
+        latent = 0.0 if interpolant.gamma is None else interpolant.gamma(t) ** 2
+        return interpolant.sigma(t) ** 2 + latent
+
+    low, high = np.zeros_like(ratios), np.ones_like(ratios)
+    # In float64 and before tracing, wherever this is called.
+    with jax.ensure_compile_time_eval(), jax.enable_x64(True):
+        for _ in range(60):
+            middle = (low + high) / 2
+            t = jnp.asarray(middle)
+            noisy = np.asarray(noise(t) > (interpolant.alpha(t) * ratios) ** 2)
+            low, high = np.where(noisy, middle, low), np.where(noisy, high, middle)
+    return (low + high) / 2
 
 
 def _fractions(steps: int) -> np.ndarray:

@@ -114,7 +114,7 @@ def twin_flow(
         step: as in `any_step`.
         jumps: as in `any_step`.
         penalty: of the base residual and of the push, as in `any_step`.
-        weight: of the push.
+        weight: of the push, as a mean over the rows that bear it.
         share: of the rows that bear the two terms, a simple fraction.
 
     Returns:
@@ -141,7 +141,8 @@ def twin_flow(
         direction = _sg(critic(noised.x, r, path.cond) - real)
         push = _CLIPPED_ROOT if penalty is None else penalty
         moved = pushed(u, path.x0, direction, path.cond, penalty=push)
-        return learn + weight * moved
+        # The paper adds the two means; here one mean runs over all rows.
+        return learn + weight / share * moved
 
     base = any_step(u, path, s, target=target, step=step, jumps=jumps, penalty=penalty)
     extra = map_rows(
