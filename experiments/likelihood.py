@@ -29,8 +29,8 @@ import tyro
 from jaxtyping import Array
 from scipy.optimize import brentq
 
-from experiments import samplers
 from experiments import run as run_folder
+from experiments import samplers
 from experiments.members import MEMBERS
 from experiments.run import Trained
 from flowjax import interpolants
