@@ -19,6 +19,7 @@ import tyro
 
 from experiments import classifier, plots, samplers
 from experiments import run as run_folder
+from experiments.choices import Guidance
 from experiments.members import MEMBERS
 from experiments.run import Trained
 from flowjax import metrics
@@ -84,11 +85,10 @@ def evaluate(run: Path, *, progress: bool = True) -> dict[str, dict[str, float]]
 
 def _samplers(trained: Trained) -> dict[str, samplers.Sampler]:
     options = trained.config.evaluation
-    chosen = {
-        f"{n}-step": samplers.jumps(trained, n, options.guidance) for n in options.steps
-    }
+    guide = Guidance(options.guidance)
+    chosen = {f"{n}-step": samplers.jumps(trained, n, guide) for n in options.steps}
     if MEMBERS[trained.config.objective.name].sampler not in samplers.NO_VELOCITY:
-        chosen["ODE"] = samplers.adaptive(trained, options.tolerance, options.guidance)
+        chosen["ODE"] = samplers.adaptive(trained, options.tolerance, guide)
     return chosen
 
 

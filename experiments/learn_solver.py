@@ -10,6 +10,7 @@ import numpy as np
 import optax
 
 from experiments import samplers
+from experiments.choices import Guidance
 from experiments.members import MEMBERS
 from experiments.run import Trained
 from experiments.solver_files import Entry
@@ -49,7 +50,7 @@ class Bench:
         if MEMBERS[name].sampler in samplers.NO_VELOCITY:
             raise ValueError(f"{name} leaves no velocity for a solver to follow")
         self.trained = trained
-        self._guidance, self._seed = guidance, seed
+        self._guidance, self._seed = Guidance(guidance), seed
         self._tolerances = {"rtol": tolerance, "atol": tolerance}
         self._solve = jax.jit(partial(self._ode, sampling.ode))
         self._dense = jax.jit(partial(self._ode, sampling.ode_dense, max_steps=256))

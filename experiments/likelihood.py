@@ -155,7 +155,7 @@ def _bits(
 ) -> Array:
     """Return one estimate of the bits per dimension of every row; traceable."""
     key_noise, key_probes = jax.random.split(key)
-    field, _ = samplers.guided_field(trained, params, 1.0)
+    field, _ = samplers.guided_field(trained, params)
     velocity, tolerance = diagonal(field), options.tolerance
 
     def density(z: Array) -> Array:

@@ -3,6 +3,8 @@
     python -m experiments.sample runs/digits_mean_flow --steps 1 --count 80
     python -m experiments.sample runs/digits_mean_flow --steps 0 --guidance 2 --label 3
     python -m experiments.sample runs/digits_mean_flow --nfe 8
+    python -m experiments.sample runs/digits_mean_flow --method unipc --steps 10
+    python -m experiments.sample runs/digits_mean_flow --method sde --steps 50
 
 Writes the samples (npz: x in [-1, 1], label) and a picture of them.
 """
@@ -12,19 +14,24 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from experiments import plots, samplers, solver_files
+from experiments import choices, plots, samplers, solver_files
 from experiments import run as run_folder
 
 
 def main(
     run: tyro.conf.Positional[Path],
     *,
+    method: choices.MethodName | None = None,
     steps: int = 1,
+    grid: choices.GridName = "uniform",
+    diffusion: choices.DiffusionName = "sigma",
     nfe: int | None = None,
     sampler: Path | None = None,
     count: int = 80,
     label: int | None = None,
     guidance: float = 1.0,
+    rule: choices.RuleName = "extrapolation",
+    interval: tuple[float, float] = (0.0, 1.0),
     tolerance: float = 1e-5,
     seed: int = 0,
     batch_size: int = 500,
@@ -34,8 +41,11 @@ def main(
 
     Args:
         run: the run folder.
-        steps: number of jumps of one evaluation each; 0 integrates the velocity
-            adaptively.
+        method: jumps of one evaluation each, the adaptive ode, the sde, or a solver
+            that is a table; by default jumps, and with --steps 0 the ode.
+        steps: of the grid; the ode chooses its own.
+        grid: spacing of the steps.
+        diffusion: coefficient of the sde.
         nfe: in place of steps, the best sampler with so many evaluations, as found by
             experiments.tune_sampler.
         sampler: the file it is in, by default sampler.json in the run folder; without
@@ -43,11 +53,13 @@ def main(
         count: number of samples.
         label: the class to sample; by default all in turn.
         guidance: classifier-free guidance scale; 1 is none.
+        rule: how the guided prediction is formed; optimal-scale is CFG-Zero*'s.
+        interval: times at which to guide.
         tolerance: of the adaptive solver.
         seed: determines the noise.
         batch_size: samples drawn at a time.
-        out: where to write, without suffix; by default samples_STEPS or
-            samples_nfe_NFE in the run folder.
+        out: where to write, without suffix; by default samples_STEPS,
+            samples_METHOD_STEPS or samples_nfe_NFE in the run folder.
     """
     try:
         trained = run_folder.restore(run)
@@ -55,16 +67,21 @@ def main(
             raise ValueError(
                 "steps must not be negative, count and batch_size positive"
             )
+        guide = choices.Guidance(guidance, rule, interval)
         if nfe is not None or sampler is not None:
+            if method is not None:
+                raise ValueError("nfe and sampler name a method; leave out method")
             entry = solver_files.load_entry(sampler or run / "sampler.json", nfe)
-            chosen = samplers.tuned(trained, entry, guidance)
+            chosen = samplers.tuned(trained, entry, guide)
             name = entry["name"] if nfe is None else f"nfe_{nfe}"
-        elif steps:
-            chosen = samplers.jumps(trained, steps, guidance)
-            name = str(steps)
+        elif method == "ode" or (method is None and steps == 0):
+            chosen, name = samplers.adaptive(trained, tolerance, guide), "ode"
         else:
-            chosen = samplers.adaptive(trained, tolerance, guidance)
-            name = "ode"
+            times = choices.GRIDS[grid](steps)
+            chosen = samplers.on_grid(
+                trained, method or "jumps", times, diffusion, guide
+            )
+            name = f"{method}_{steps}" if method else str(steps)
         labels = _labels(trained.num_classes, label, count)
         x, evaluations = samplers.draw(
             trained, chosen, labels, count=count, seed=seed, batch_size=batch_size

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import build, solver_files
+from experiments import build, choices, solver_files
+from experiments.choices import Guidance
 from experiments.members import MEMBERS
 from experiments.run import Trained
 from flowjax import guidance, interpolants, objectives, sampling, times
@@ -33,21 +34,25 @@ Sampler = Callable[[Any, Any, Any, Any], tuple[Any, Any]]
 """``(params, key, x0, labels) -> (x1, evaluations)``, traceable."""
 
 
+NO_GUIDANCE = Guidance()
+
 NO_VELOCITY = ("acceleration", "policy")
 """Ways of stepping that leave no velocity at every time for an ODE solver to follow."""
 
 
-def jumps(trained: Trained, steps: int, scale: float = 1.0) -> Sampler:
-    """Return the sampler of ``steps`` equal steps with one evaluation each.
+def jumps(
+    trained: Trained, steps: int | np.ndarray, guide: Guidance = NO_GUIDANCE
+) -> Sampler:
+    """Return the sampler of one evaluation per step, ``steps`` equal ones or a grid.
 
     How a step is taken is the member's: jumps of the flow map, Euler steps along the
     velocity, or jumps to the data with fresh noise in between.
     """
-    grid = times.uniform_grid(steps)
+    grid = times.uniform_grid(steps) if isinstance(steps, int) else steps
     kind = MEMBERS[trained.config.objective.name].sampler
 
     def sample(params: Any, key: Any, x0: Any, labels: Any) -> tuple[Any, Any]:
-        u, cost = guided_field(trained, params, scale)
+        u, cost = guided_field(trained, params, guide)
         if kind == "euler":
             u = euler(diagonal(u))
         if kind == "acceleration":
@@ -56,24 +61,26 @@ def jumps(trained: Trained, steps: int, scale: float = 1.0) -> Sampler:
             field = objectives.constant_acceleration_field(
                 functions["acceleration"], v0
             )
-            return sampling.few_step(field, x0, cond=labels, grid=grid), steps + 1
+            return sampling.few_step(field, x0, cond=labels, grid=grid), len(grid)
         if kind == "restart":
-            path = getattr(interpolants, trained.config.objective.interpolant)()
+            path = run_path(trained)
             x = sampling.restart(
                 key, u, x0, cond=labels, grid=grid, gamma=1.0, interpolant=path
             )
         else:
             x = sampling.few_step(u, x0, cond=labels, grid=grid)
-        return x, cost * steps
+        return x, cost * (len(grid) - 1)
 
     return sample
 
 
-def adaptive(trained: Trained, tolerance: float, scale: float = 1.0) -> Sampler:
+def adaptive(
+    trained: Trained, tolerance: float, guide: Guidance = NO_GUIDANCE
+) -> Sampler:
     """Return the sampler that integrates the velocity u(x, t, t) with Tsit5."""
 
     def sample(params: Any, key: Any, x0: Any, labels: Any) -> tuple[Any, Any]:
-        u, cost = guided_field(trained, params, scale)
+        u, cost = guided_field(trained, params, guide)
         x, stats = sampling.ode(
             diagonal(u), x0, cond=labels, rtol=tolerance, atol=tolerance
         )
@@ -82,11 +89,13 @@ def adaptive(trained: Trained, tolerance: float, scale: float = 1.0) -> Sampler:
     return sample
 
 
-def tuned(trained: Trained, entry: solver_files.Entry, scale: float = 1.0) -> Sampler:
+def tuned(
+    trained: Trained, entry: solver_files.Entry, guide: Guidance = NO_GUIDANCE
+) -> Sampler:
     """Return the sampler of a file of `experiments.solver_files`."""
 
     def sample(params: Any, key: Any, x0: Any, labels: Any) -> tuple[Any, Any]:
-        u, cost = guided_field(trained, params, scale)
+        u, cost = guided_field(trained, params, guide)
         if "jumps" in entry:
             grid = entry["jumps"]
             x = sampling.few_step(u, x0, cond=labels, grid=grid)
@@ -98,17 +107,77 @@ def tuned(trained: Trained, entry: solver_files.Entry, scale: float = 1.0) -> Sa
     return sample
 
 
-def guided_field(trained: Trained, params: Any, scale: float) -> tuple[Any, int]:
+def on_grid(
+    trained: Trained,
+    method: str,
+    grid: np.ndarray,
+    diffusion: choices.DiffusionName,
+    guide: Guidance,
+) -> Sampler:
+    """Return a named method on a grid: jumps, sde, or one of `choices.SOLVERS`.
+
+    Raises:
+        ValueError: if the run leaves no velocity for the method to follow.
+    """
+    if method == "jumps":
+        return jumps(trained, grid, guide)
+    name = trained.config.objective.name
+    if MEMBERS[name].sampler in NO_VELOCITY:
+        raise ValueError(f"{name} leaves no velocity for {method} to follow")
+    if method == "sde":
+        return stochastic(trained, grid, diffusion, guide)
+    solver = choices.SOLVERS[method].on(grid, run_path(trained))
+    return tuned(trained, {"name": method, "solver": solver}, guide)
+
+
+def stochastic(
+    trained: Trained,
+    grid: np.ndarray,
+    diffusion: choices.DiffusionName,
+    guide: Guidance = NO_GUIDANCE,
+) -> Sampler:
+    """Return the sampler of the SDE with a diffusion and ShARK's two evaluations."""
+    path = run_path(trained)
+
+    def sample(params: Any, key: Any, x0: Any, labels: Any) -> tuple[Any, Any]:
+        u, cost = guided_field(trained, params, guide)
+        x, stats = sampling.sde(
+            key,
+            diagonal(u),
+            x0,
+            interpolant=path,
+            diffusion=choices.DIFFUSIONS[diffusion](),
+            cond=labels,
+            grid=grid,
+        )
+        return x, cost * stats.nfe
+
+    return sample
+
+
+def run_path(trained: Trained) -> interpolants.Interpolant:
+    """Return the interpolant of a run."""
+    return getattr(interpolants, trained.config.objective.interpolant)()
+
+
+def guided_field(
+    trained: Trained, params: Any, guide: Guidance = NO_GUIDANCE
+) -> tuple[Any, int]:
     """Return the (guided) field and its network evaluations per call."""
     u = trained.functions(params)["field"]
     if trained.config.network.guidance:
-        return build.at_guidance(u, scale), 1  # the network knows the scale
-    if scale == 1.0:
+        if guide._replace(scale=1.0) != NO_GUIDANCE:
+            raise ValueError(
+                "this run's network knows the guidance scale; a rule or an interval "
+                "can't be chosen beside it"
+            )
+        return build.at_guidance(u, guide.scale), 1
+    if guide.scale == 1.0:
         return u, 1
     if trained.num_classes is None:
         raise ValueError("guidance needs labels, and this run was trained without")
     null = trained.num_classes
-    return guidance.classifier_free(u, scale=scale, null=null), 2
+    return guidance.classifier_free(u, null=null, **guide.options()), 2
 
 
 def draw(

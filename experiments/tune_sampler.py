@@ -14,7 +14,7 @@ evaluation is one of the guided field, which may call its network twice.
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,62 +22,29 @@ from typing import Any
 import numpy as np
 import tyro
 
-from experiments import learn_solver, plots, solver_files
+from experiments import learn_solver, plots, samplers, solver_files
 from experiments import run as run_folder
+from experiments.choices import GRIDS, SOLVERS
 from experiments.learn_solver import Bench
 from experiments.members import MEMBERS
 from experiments.run import Trained
 from experiments.solver_files import Entry
-from flowjax import interpolants, times
-from flowjax.sampling import solvers
-from flowjax.sampling.multistep import MultistepSolver
-
-GRIDS: dict[str, Callable[[int], np.ndarray]] = {
-    "uniform": times.uniform_grid,
-    "shift 2": partial(times.shifted_grid, shift=2.0),
-    "shift 1/2": partial(times.shifted_grid, shift=0.5),
-    "power 2": partial(times.power_grid, power=2.0),
-    "circular": times.circular_grid,
-    "log-SNR": times.log_snr_grid,
-    "EDM": times.edm_grid,
-}
-
-Maker = Callable[..., MultistepSolver]
-SOLVERS: dict[str, tuple[Maker, int, int]] = {
-    "euler": (solvers.euler, 1, 0),
-    "midpoint": (solvers.midpoint, 2, 0),
-    "heun": (solvers.heun, 2, 0),
-    "ralston": (solvers.ralston, 2, 0),
-    "rk4": (solvers.rk4, 4, 0),
-    "fireflow": (solvers.fireflow, 1, 1),
-    "pseudo-corrector": (solvers.pseudo_corrector, 1, 1),
-    "adams-bashforth 2": (solvers.adams_bashforth, 1, 0),
-    "adams-bashforth 3": (partial(solvers.adams_bashforth, order=3), 1, 2),
-    "dpm-solver": (solvers.dpm_solver, 1, 0),
-    "unipc": (solvers.unipc, 1, 0),
-}
-"""Name -> (grid -> solver, evaluations per step, evaluations beyond those)."""
-
-IN_LOG_SNR = ("dpm-solver", "unipc")
-"""Those that depend on the path."""
 
 
 def candidates(trained: Trained, nfe: int) -> Iterator[Entry]:
     """Yield all samplers of ``nfe`` evaluations that need no learning."""
-    objective = trained.config.objective
-    path = getattr(interpolants, objective.interpolant)()
-    for name, (make, per_step, beyond) in SOLVERS.items():
-        steps, left = divmod(nfe - beyond, per_step)
+    path = samplers.run_path(trained)
+    for name, family in SOLVERS.items():
+        steps, left = divmod(nfe - family.beyond, family.per_step)
         if steps < 1 or left:
             continue
-        options = {"interpolant": path} if name in IN_LOG_SNR else {}
         for grid_name, grid in GRIDS.items():
             try:
-                solver = make(grid(steps), **options)
+                solver = family.on(grid(steps), path)
             except ValueError:  # fewer steps than its order
                 continue
             yield {"name": f"{name}, {grid_name}", "solver": solver}
-    if MEMBERS[objective.name].sampler == "map":
+    if MEMBERS[trained.config.objective.name].sampler == "map":
         for grid_name, grid in GRIDS.items():
             yield {"name": f"jumps, {grid_name}", "jumps": grid(nfe).tolist()}
 

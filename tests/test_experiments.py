@@ -11,13 +11,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import get_args
 
 import jax
 import numpy as np
 import pytest
 
-from experiments import config, configs, members, run
+from experiments import choices, config, configs, members, run, samplers
 from experiments.config import Experiment
+from flowjax import times
 
 ROOT = Path(__file__).parents[1]
 
@@ -184,6 +186,46 @@ def test_sampling_adaptively_with_guidance(digits_run, tmp_path):
     code, output = call("sample", folder, *flags, "--out", tmp_path / "g", cwd=tmp_path)
     assert code == 0, output
     assert np.load(tmp_path / "g.npz")["x"].shape == (4, 8, 8, 1)
+
+
+def test_the_names_of_the_flags_are_those_of_the_tables():
+    assert get_args(choices.GridName) == tuple(choices.GRIDS)
+    assert get_args(choices.DiffusionName) == tuple(choices.DIFFUSIONS)
+    assert get_args(choices.RuleName) == tuple(choices.RULES)
+    assert get_args(choices.MethodName)[:3] == ("jumps", "ode", "sde")
+    assert get_args(choices.MethodName)[3:] == tuple(choices.SOLVERS)
+
+
+@pytest.mark.slow
+def test_every_method_samples_from_a_run_at_its_cost(digits_run):
+    trained = run.restore(digits_run[0])
+    grid, guide = times.uniform_grid(4), choices.Guidance(2.0, "optimal-scale")
+
+    def draw(method, diffusion="sigma"):
+        sampler = samplers.on_grid(trained, method, grid, diffusion, guide)
+        return samplers.draw(trained, sampler, [1, 2], count=2, seed=0, batch_size=2)
+
+    for name, solver in choices.SOLVERS.items():
+        assert draw(name).evaluations == 2 * (4 * solver.per_step + solver.beyond)
+    assert draw("jumps").evaluations == 8
+    for diffusion in choices.DIFFUSIONS:
+        x = draw("sde", diffusion).x
+        assert x.shape == (2, 8, 8, 1)
+        assert np.ptp(x) > 0
+
+
+@pytest.mark.slow
+def test_a_method_can_be_named_on_the_command_line(digits_run, tmp_path):
+    folder, _ = digits_run
+    flags = ["--method", "sde", "--grid", "shift 2", "--steps", "5", "--count", "4"]
+    flags += ["--guidance", "2", "--rule", "rescaled", "--interval", "0.2", "0.8"]
+    code, output = call("sample", folder, *flags, "--out", tmp_path / "s", cwd=tmp_path)
+    assert code == 0, output
+    assert np.isfinite(np.load(tmp_path / "s.npz")["x"]).all()
+    flags = ["--method", "unipc", "--nfe", "4"]
+    code, output = call("sample", folder, *flags, cwd=tmp_path)
+    assert code != 0
+    assert "leave out method" in output
 
 
 @pytest.mark.slow
