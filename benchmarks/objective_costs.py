@@ -56,8 +56,8 @@ class Cost(NamedTuple):
     Attributes:
         loss: ``problem -> loss [batch]``.
         floor: ``(c, d)`` for ``c + d a`` forward passes without teacher.
-        known: the count of a plain hand-written form of the same loss (four blocks of
-            width 256 on 256 tokens); None where there was none.
+        known: what a plain hand-written form of the same loss costs, by XLA's count or
+            by hand (four blocks of width 256 on 256 tokens); None where unknown.
         teacher: forward passes of the teacher, None where there is no teacher.
     """
 
