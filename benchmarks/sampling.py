@@ -1,4 +1,4 @@
-"""What `sampling.ode` costs over a hand-written Euler loop.
+"""What `sampling.ode` and `sampling.multistep` cost over a hand-written Euler loop.
 
     python -m benchmarks.sampling                  # an MLP and a small DiT, for a CPU
     python -m benchmarks.sampling --large          # DiT-B/4 on 32 x 32 x 4, bfloat16
@@ -11,11 +11,13 @@ jitted `jax.lax.scan` of ``x + (s - t) v(x, t)`` and nothing else.
 The default adjoint only decides what is kept for a backward pass that is not there;
 `diffrax.ForwardMode` is timed as well, to see that nothing is paid for it.
 
+`sampling.multistep` runs Euler's method as a table of numbers, and UniPC, which takes
+as many evaluations and remembers the last few of them.
+
 Times are medians of interleaved calls in one process, so that a busy machine slows all
 alike; the ratio is the median of the ratios of neighbouring calls.
 """
 
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -30,11 +32,20 @@ import numpy as np
 import tyro
 from jaxtyping import Array
 
+from benchmarks._timing import (
+    blocking,
+    describe_machine,
+    limit_cores,
+    ratio,
+    take_turns,
+)
 from flowjax import sampling
 from flowjax.fields import diagonal
 from flowjax.networks import MLP, DiT
+from flowjax.sampling import MultistepSolver, solvers
 
 SCAN, ODE, FORWARD_MODE = "lax.scan", "sampling.ode", "sampling.ode, ForwardMode"
+TABLE, UNIPC, FLOOR = "multistep, Euler", "multistep, UniPC", "one forward"
 Sampler = Callable[[Any, Array, Array], Array]
 
 
@@ -59,11 +70,19 @@ def make_samplers(network: nn.Module, steps: int) -> dict[str, Sampler]:
         options = {"solver": diffrax.Euler(), "grid": grid, "adjoint": adjoint}
         return sampling.ode(v, x0, cond=labels, **options)[0]
 
+    def by_table(
+        params: Any, x0: Array, labels: Array, solver: MultistepSolver
+    ) -> Array:
+        v = diagonal(partial(apply, params))
+        return sampling.multistep(v, x0, solver, cond=labels)
+
     forward_mode = partial(by_ode, adjoint=diffrax.ForwardMode())
     return {
         SCAN: by_scan,
         ODE: partial(by_ode, adjoint=None),
         FORWARD_MODE: forward_mode,
+        TABLE: partial(by_table, solver=solvers.euler(grid)),
+        UNIPC: partial(by_table, solver=solvers.unipc(grid)),
     }
 
 
@@ -82,52 +101,49 @@ def measure(
     def forward(params: Any, x: Array, labels: Array) -> Array:
         return network.apply(params, x, t, t, labels)  # type: ignore
 
-    programs, compile_time, results = {}, {}, {}
-    contenders = {"one forward": forward, **make_samplers(network, steps)}
-    for name, function in contenders.items():
+    calls: dict[str, Callable[[], Any]] = {}
+    compile_time = {}
+    for name, function in {FLOOR: forward, **make_samplers(network, steps)}.items():
         start = time.perf_counter()
-        programs[name] = jax.jit(function).lower(params, x0, labels).compile()
+        program = jax.jit(function).lower(params, x0, labels).compile()
         compile_time[name] = time.perf_counter() - start
-        results[name] = programs[name](params, x0, labels)
-    for name in (ODE, FORWARD_MODE):
-        np.testing.assert_allclose(results[name], results[SCAN], rtol=1e-3, atol=1e-3)
-
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    for _ in range(repeats):
-        for name, program in programs.items():
-            start = time.perf_counter()
-            jax.block_until_ready(program(params, x0, labels))
-            seconds[name].append(time.perf_counter() - start)
-    seconds["one forward"] = [steps * s for s in seconds["one forward"]]
+        calls[name] = blocking(program, params, x0, labels)
+    for name in (ODE, FORWARD_MODE, TABLE):
+        np.testing.assert_allclose(calls[name](), calls[SCAN](), rtol=1e-3, atol=1e-3)
+    once = calls[FLOOR]
+    calls[FLOOR] = lambda: [once() for _ in range(steps)]
+    seconds = take_turns(calls, repeats)
 
     print(f"\n{type(network).__name__}, batch {batch} of {event}, {steps} steps\n")
     print("| | compile s | run ms (median) | ratio to scan |\n|---|---|---|---|")
     for name, values in seconds.items():
-        ratio = statistics.median(np.divide(values, seconds[SCAN]).tolist())
-        label = f"floor: {steps} x one forward" if name == "one forward" else name
+        label = f"floor: {steps} x one forward" if name == FLOOR else name
         print(
             f"| {label} | {compile_time[name]:.2f} "
-            f"| {1e3 * statistics.median(values):.2f} | {ratio:.3f} |"
+            f"| {1e3 * statistics.median(values):.2f} "
+            f"| {ratio(values, seconds[SCAN]):.3f} |"
         )
 
 
 def main(
-    large: bool = False, batch_size: int = 64, steps: int = 16, repeats: int = 20
+    large: bool = False,
+    batch_size: int = 16,
+    steps: int = 16,
+    repeats: int = 20,
+    cores: int | None = None,
 ) -> None:
     """Print the tables.
 
     Args:
         large: DiT-B/4 on 32 x 32 x 4 latents in bfloat16 only.
-        batch_size: rows per call.
+        batch_size: rows of the DiT; the MLP gets 16 times as many.
         steps: Euler steps.
         repeats: timed calls of each program.
+        cores: that the process may use; all by default.
     """
-    device = jax.devices()[0].device_kind
-    print(f"{device} x {jax.device_count()}, {platform.machine()}")
-    print(
-        f"jax {jax.__version__}, diffrax {diffrax.__version__}, "
-        f"Python {platform.python_version()}, {repeats} repeats"
-    )
+    if cores is not None:
+        limit_cores(cores)
+    describe_machine("jax", "diffrax", "flax")
     if large:
         dit = DiT(4, 768, 12, 12, num_classes=1000, dtype=jnp.bfloat16)
         measure(dit, (32, 32, 4), batch_size, steps, repeats)

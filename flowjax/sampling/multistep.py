@@ -61,6 +61,9 @@ def multistep(
 ) -> State:
     """Return the state at the end of ``solver``, after one evaluation per row of it.
 
+    Its derivative keeps the activations of every evaluation; ``jax.checkpoint(field)``
+    keeps the states alone and evaluates twice.
+
     Args:
         field: the velocity field; ``t`` reaches it as [batch], in the state's dtype.
         x0: states at the start of the solver's grid [batch, *event].
