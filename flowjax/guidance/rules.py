@@ -55,7 +55,8 @@ def rescaled(*, share: float = 0.7, rule: Rule = extrapolation) -> Rule:
 
     ``share g std(strong) / std(g) + (1 - share) g`` for the value ``g`` of the inner
     rule, with the standard deviation over the event of each row: large scales no longer
-    over-expose images.
+    over-expose images. For events of many entries: in a few dimensions ``std(g)`` comes
+    near zero, and the ratio has no bound.
 
     Args:
         share: 0 is the inner rule, 1 gives the result the spread of ``strong``.
