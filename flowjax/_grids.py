@@ -99,7 +99,7 @@ def log_snr_grid(
     ``sigma / alpha`` falls from ``sigma_max`` to ``sigma_min`` by equal factors, which
     is `edm_grid` for an infinite ``rho``. The two ends are then set to exactly 0 and 1.
     Solvers that expand in the log-SNR keep their order between two times inside; the
-    first and the last step, which reach its infinite ends, do not shrink with ``steps``.
+    first and the last step reach its infinite ends and do not shrink with ``steps``.
 
     Args:
         steps: number of steps.
