@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
+from experiments.batch import Batch
 from experiments.config import Data, Experiment, Optimizer, compute_dtype
-from experiments.members import MEMBERS, Batch
+from experiments.members import MEMBERS
 from flowjax import guidance, objectives, policies
 from flowjax._typing import (
     AverageVelocityField,
