@@ -9,14 +9,15 @@ from typing import Any, Literal, Protocol, TypeAlias, get_args, runtime_checkabl
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from flowjax._checks import check_state, check_time
+from flowjax._divergence import divergence as divergence
+from flowjax._divergence import hutchinson_divergence as hutchinson_divergence
+from flowjax._divergence import velocity_and_divergence as velocity_and_divergence
 from flowjax._typing import (
     AverageVelocityField,
     Condition,
-    PerExample,
-    PRNGKey,
     State,
     Time,
     VelocityField,
@@ -320,79 +321,3 @@ def difference_quotient(
     value = u(x, t, s, cond)
     ahead = u(x + step * v, t + step, s, cond)
     return value, (ahead - value) / step
-
-
-def divergence(
-    v: VelocityField, x: State, t: Time, cond: Condition = None
-) -> PerExample:
-    """Return the exact divergence ``sum_i d v_i / d x_i`` of every row.
-
-    Costs one forward-mode pass per event dimension, run one after the other so that
-    memory does not grow with the dimension. Rows of ``v`` must not depend on each
-    other, as for every network without batch statistics.
-
-    Args:
-        v: the velocity field.
-        x: states [batch, *event].
-        t: times [batch].
-        cond: the condition, or None.
-
-    Returns:
-        The divergence [batch].
-    """
-    check_state("x", x)
-    check_time("t", t, len(x))
-    event = x.shape[1:]
-    directions = jnp.eye(x[0].size, dtype=x.dtype).reshape((-1, *event))
-
-    def trace_term(direction: Float[Array, "*event"]) -> PerExample:
-        return _quadratic_form(v, x, t, cond, jnp.broadcast_to(direction, x.shape))
-
-    return jax.lax.map(trace_term, directions).sum(0)
-
-
-def hutchinson_divergence(
-    key: PRNGKey,
-    v: VelocityField,
-    x: State,
-    t: Time,
-    cond: Condition = None,
-    *,
-    probes: int = 1,
-) -> PerExample:
-    """Return an unbiased estimate ``mean_k e_k . (dv/dx) e_k`` of the divergence.
-
-    The probes ``e_k`` are Rademacher, which has the least variance among laws with
-    independent entries of unit variance.
-
-    Args:
-        key: typed random key.
-        v: the velocity field; its rows must not depend on each other.
-        x: states [batch, *event].
-        t: times [batch].
-        cond: the condition, or None.
-        probes: number of probes per row, at least 1.
-
-    Returns:
-        The estimate [batch].
-
-    Raises:
-        ValueError: if ``probes`` is less than 1 or shapes do not fit.
-
-    References:
-        Hutchinson 1990; Grathwohl et al. 2018, FFJORD, arXiv:1810.01367, Eq. 7.
-    """
-    if probes < 1:
-        raise ValueError(f"`probes` must be at least 1; got {probes}")
-    check_state("x", x)
-    check_time("t", t, len(x))
-    noise = jax.random.rademacher(key, (probes, *x.shape), dtype=x.dtype)
-    return jax.lax.map(lambda e: _quadratic_form(v, x, t, cond, e), noise).mean(0)
-
-
-def _quadratic_form(
-    v: VelocityField, x: State, t: Time, cond: Condition, direction: State
-) -> PerExample:
-    """Return ``e . (dv/dx) e`` for every row, by one forward-mode pass."""
-    _, product = jax.jvp(lambda x: v(x, t, cond), (x,), (direction,))
-    return (direction * product).reshape((len(x), -1)).sum(1)

@@ -16,7 +16,7 @@ HEAVY = {
 }
 # Each room may import those of the rows above it, and its own.
 LEVELS = [
-    {"_typing", "_checks", "_extra", "_rows", "_line"},
+    {"_typing", "_checks", "_divergence", "_extra", "_rows", "_line"},
     {"interpolants", "times", "_grids", "_times", "_pairs", "couplings", "sources"},
     {"fields", "analytic"},
     {"guidance", "policies"},

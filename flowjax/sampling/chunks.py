@@ -19,7 +19,8 @@ def in_chunks(sample: Callable[[Any], Any], rows: Any, *, chunks: int) -> Any:
     Args:
         sample: maps the pytree of some rows to a pytree, each row by itself. Every leaf
             of its result either has the batch axis first or belongs to the chunk as a
-            whole, like the statistics of a solve.
+            whole, like the statistics of a solve; the latter must not have a first axis
+            as long as a chunk.
         rows: pytree whose leaves all have the leading axis batch: noise, conditions, a
             key per row.
         chunks: number of chunks, a divisor of the batch.

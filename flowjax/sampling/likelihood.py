@@ -29,10 +29,10 @@ from flowjax.sampling._inputs import grid_in, interval_in, start_state
 from flowjax.sampling.log_det import (
     Probes,
     check_probes,
+    checked_divergence,
     few_step_log_det,
     ode_log_det,
     rows,
-    velocity_and_divergence,
 )
 from flowjax.sampling.ode import OdeOptions, OdeStats
 
@@ -183,7 +183,7 @@ def end_time_derivative(
     x = start_state(x, cond)
     check_time("t", t, len(x))
     check_probes(probes, x)
-    v, divergence = velocity_and_divergence(field, x, t, cond, probes)
+    v, divergence = checked_divergence(field, x, t, cond, probes)
     _, along = jax.jvp(lambda x: check_log_density(source(x), x), (x,), (v,))
     return along + divergence
 

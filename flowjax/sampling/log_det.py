@@ -30,6 +30,7 @@ from flowjax._typing import (
     Time,
     VelocityField,
 )
+from flowjax.fields import velocity_and_divergence
 from flowjax.sampling._inputs import check_slope, start_state
 from flowjax.sampling._steps import worst_row
 from flowjax.sampling.few_step import few_step
@@ -120,7 +121,7 @@ def ode_log_det(
 
     def joint_slope(state: State, t: Time, cond: Condition = None) -> State:
         x = state[:, :-1].reshape(x0.shape)
-        v, divergence = velocity_and_divergence(field, x, t, cond, probes)
+        v, divergence = checked_divergence(field, x, t, cond, probes)
         return jnp.concatenate([rows(v), divergence[:, None]], axis=1)
 
     start = jnp.concatenate([rows(x0), jnp.zeros_like(x0, shape=(len(x0), 1))], axis=1)
@@ -165,23 +166,15 @@ def few_step_log_det(
     return x, jnp.linalg.slogdet(jnp.moveaxis(columns, 1, 0))[1]
 
 
-def velocity_and_divergence(
+def checked_divergence(
     field: VelocityField, x: State, t: Time, cond: Condition, probes: Probes | None
 ) -> tuple[State, PerExample]:
-    """Return the velocity and its exact or estimated divergence.
+    """Return `velocity_and_divergence` of a field whose values are checked."""
 
-    The field is evaluated once and only its linear part once per direction, one
-    direction after the other so that memory does not grow with their number.
-    """
-    v, push = jax.linearize(lambda x: check_slope("field", field(x, t, cond), x), x)
+    def checked(x: State, t: Time, cond: Condition = None, /) -> State:
+        return check_slope("field", field(x, t, cond), x)
 
-    def quadratic(direction: State) -> PerExample:
-        return rows(direction * push(direction)).sum(1)
-
-    if probes is None:
-        terms = jax.lax.map(lambda e: quadratic(_broadcast(e, x)), _basis(x))
-        return v, terms.sum(0)
-    return v, jax.lax.map(quadratic, jnp.moveaxis(probes, 1, 0)).mean(0)
+    return velocity_and_divergence(checked, x, t, cond, probes)
 
 
 def _basis(x: State) -> Float[Array, "size *event"]:
