@@ -1,7 +1,7 @@
 """How near each objective comes to the exact flow map of a mixture on the line.
 
-    python -m benchmarks.mixture_maps --rows /tmp/rows.json
-    python -m benchmarks.mixture_maps --rows /tmp/rows.json --steps 300 --only LSD
+    python -m benchmarks.mixture_maps --rows rows.json
+    python -m benchmarks.mixture_maps --rows rows.json --steps 300 --only LSD
 
 An `MLP`, Adam with a cosine schedule, the averaged parameters evaluated. In one
 dimension the flow map is known, so every sample is compared with where its own noise

@@ -33,7 +33,6 @@ from experiments import run as run_folder
 from experiments import samplers
 from experiments.members import MEMBERS
 from experiments.run import Trained
-from flowjax import interpolants
 from flowjax.data import DENSITIES, load_source
 from flowjax.fields import diagonal
 from flowjax.interpolants import Interpolant
@@ -99,7 +98,7 @@ def estimate(trained: Trained, options: Options) -> dict[str, float]:
     if data in DENSITIES:
         raise ValueError(f"bits per dimension need discrete data; {data} is continuous")
     x, labels, step = _held_out(trained, options)
-    path = getattr(interpolants, trained.config.objective.interpolant)()
+    path = samplers.run_path(trained)
     if options.bound == "uniform":
         time, law = 1.0, dequantisation.uniform(step)
     else:

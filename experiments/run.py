@@ -4,6 +4,7 @@ config.json        the resolved configuration
 metrics.jsonl      one line of metrics per logging interval
 checkpoints/       the newest states, written by orbax
 loss.png, samples.png, evaluation.json, evaluation.md
+tuning.json, tuning.png, sampler.json, likelihood.json: what those scripts found
 """
 
 import json

@@ -44,7 +44,7 @@ def optimal_scale(strong: State, weak: State, scale: Scale, /) -> State:
 
     References:
         Fan et al. 2025, CFG-Zero*: Improved Classifier-Free Guidance for Flow Matching
-        Models, arXiv:2503.18886, Eq. 11.
+        Models, arXiv:2503.18886.
     """
     product, square = _sum(strong * weak), _sum(weak * weak)
     return extrapolation(strong, product / (square + 1e-8) * weak, scale)

@@ -209,7 +209,7 @@ def zero_start(v: VelocityField, *, until: float = 0.0) -> VelocityField:
         ValueError: if ``until`` is out of range, or when called as an average velocity.
 
     References:
-        Fan et al. 2025, arXiv:2503.18886, Sec. 4.2 (zero-init).
+        Fan et al. 2025, arXiv:2503.18886 (zero-init).
     """
     check_number("until", until, lambda value: 0 <= value < 1, "in [0, 1)")
 

@@ -98,7 +98,7 @@ def flow_chef(
 
     References:
         Patel et al. 2024, Steering Rectified Flow Models in the Vector Field for
-        Controlled Image Generation, arXiv:2412.00100, Alg. 1.
+        Controlled Image Generation, arXiv:2412.00100.
     """
     check_number("iterations", iterations, lambda n: n >= 1, ">= 1")
     line = linear() if interpolant is None else interpolant
@@ -151,7 +151,7 @@ def rectif_id(
 
     References:
         Sun et al. 2024, RectifID: Personalizing Rectified Flow with Anchored Classifier
-        Guidance, arXiv:2405.14677, Eq. 6.
+        Guidance, arXiv:2405.14677.
     """
     check_number("iterations", iterations, lambda n: n >= 1, ">= 1")
 
