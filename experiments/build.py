@@ -103,6 +103,7 @@ def make_network(config: Experiment, num_classes: int | None) -> nn.Module:
         patch_size=n.patch_size,
         num_heads=n.num_heads,
         qk_norm=n.qk_norm,
+        context_tokens=n.context_tokens,
         remat=n.remat,
         scan=n.scan,
         **shared,

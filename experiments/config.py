@@ -50,6 +50,8 @@ class Network:
     """Highest angular frequency of the time features."""
     qk_norm: bool = False
     """Normalise queries and keys in the DiT."""
+    context_tokens: int = 0
+    """Tokens of the DiT per condition, in place of adaLN-zero."""
     dtype: Precision = "float32"
     """Arithmetic of the blocks; parameters are float32."""
     remat: bool = False

@@ -51,11 +51,15 @@ EVERYTHING = {
     "out_features": 5,
     "tap": 0,
 }
+# In-context conditions leave nothing for a decoder to see.
+CONTEXT = {n: o for n, o in EVERYTHING.items() if n not in ("times", "decoder_depth")}
+CONTEXT["context_tokens"] = 2
 # The options are one piece of code for all networks: each alone on the smallest, and
 # all together on the others.
 CASES = {f"mlp {name}": ("mlp", options) for name, options in OPTIONS.items()} | {
     f"{member} everything": (member, EVERYTHING) for member in MEMBERS
 }
+CASES["dit scan context"] = ("dit scan", CONTEXT)
 cases = pytest.mark.parametrize("case", CASES)
 
 
@@ -184,8 +188,9 @@ def stacked(params):
     return {"params": own}
 
 
-def test_scan_and_remat_are_the_same_function(x64):
-    net, params, args = prepare("dit", **EVERYTHING)
+@pytest.mark.parametrize("options", [EVERYTHING, CONTEXT])
+def test_scan_and_remat_are_the_same_function(options, x64):
+    net, params, args = prepare("dit", **options)
 
     @functools.partial(jit, static_argnums=0)
     def outputs_and_gradient(net, params):
@@ -334,6 +339,68 @@ def test_conditioning_by_hand(x64):
 
 
 NULL = {"label": 3, "scale": 1.0, "interval": jnp.array([[0.0, 1.0]], jnp.float32)}
+
+
+def test_separate_conditions_sum_to_the_joint_one(x64):
+    net = Conditioning(8, num_classes=3, guidance=True, **float64())
+    t, s = jnp.array([0.1, 0.6]), jnp.array([0.9, 0.2])
+    cond = {"scale": jnp.array([1.5, 4.0]), "interval": jnp.array([[0, 0.7], [0.3, 1]])}
+    params = jit(net.init)(jax.random.key(0), t, s, cond)
+
+    def both(params):
+        separate = net.clone(separate=True).apply(params, t, s, cond)
+        return separate, net.apply(params, t, s, cond)
+
+    separate, joint = run(both, params)
+    assert separate.shape == (2, 6, 8)
+    assert_equal(separate.sum(1), joint)
+
+
+def test_every_condition_enters_by_its_tokens(x64):
+    net, params, (x, t, s, cond) = prepare("dit", **CONTEXT | {"velocity_head": 0})
+    own = params["params"]
+    assert own["context"].shape == (2 * 6, 8)
+    assert own["block_0"]["constant_modulation"].shape == (1, 1, 6 * 8)
+    assert "modulation" not in own
+    interval = cond["interval"]
+    changed = [
+        (t + 0.2, s + 0.2, cond),
+        (t, s + 0.2, cond),
+        (t, s, cond | {"label": (cond["label"] + 1) % 4}),
+        (t, s, cond | {"scale": 2 * cond["scale"]}),
+        (t, s, cond | {"interval": interval.at[:, 0].add(0.1)}),
+        (t, s, cond | {"interval": interval.at[:, 1].add(0.1)}),
+    ]
+
+    def values(params):
+        outputs = functools.partial(net.apply, params, x, method="outputs")
+        return outputs(t, s, cond), [outputs(*other).u for other in changed]
+
+    out, others = run(values, params)
+    assert out.features.shape == (4, 4, 8)  # of the patches alone
+    assert all(relative(other, out.u) > 1e-4 for other in others)
+    # Nothing but attention carries them: with its gates shut they are not seen.
+    shut = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: (
+            leaf.at[..., 2 * 8 : 3 * 8].set(0)
+            if path[-1].key == "constant_modulation"
+            else leaf
+        ),
+        params,
+    )
+    out, others = run(values, shut)
+    for other in others:
+        assert_equal(other, out.u)
+
+
+def test_context_excludes_a_decoder():
+    net = small_dit(depth=2, times="start", decoder_depth=1, context_tokens=2)
+    with pytest.raises(ValueError, match="0 with `decoder_depth`; got 2 with 1"):
+        net.init(jax.random.key(0), *inputs((4, 4, 2)))
+    with pytest.raises(ValueError, match=r"at least 0.*got -1"):
+        small_dit(depth=2, context_tokens=-1).init(
+            jax.random.key(0), *inputs((4, 4, 2))
+        )
 
 
 def test_guidance_takes_the_condition(x64):

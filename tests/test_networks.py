@@ -20,13 +20,16 @@ MEMBERS = {
     "mlp": (small_mlp, (3,)),
     "dit": (small_dit, (4, 6, 3)),
     "dit qk_norm": (functools.partial(small_dit, qk_norm=True), (4, 4, 1)),
+    "dit context": (functools.partial(small_dit, context_tokens=2), (4, 4, 1)),
     "dit remat": (functools.partial(small_dit, remat=True), (4, 4, 1)),
     "dit scan": (functools.partial(small_dit, scan=True), (4, 4, 1)),
     "dit scan remat": (functools.partial(small_dit, scan=True, remat=True), (4, 4, 1)),
 }
 members = pytest.mark.parametrize("member", MEMBERS)
 # Where a program is compiled: `test_scan_and_remat...` covers the other combinations.
-kinds = pytest.mark.parametrize("member", ["mlp", "dit qk_norm", "dit scan remat"])
+kinds = pytest.mark.parametrize(
+    "member", ["mlp", "dit qk_norm", "dit context", "dit scan remat"]
+)
 # Nearly all the time of these tests is compilation, which this halves.
 jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 float64 = functools.partial(dict, dtype=jnp.float64, param_dtype=jnp.float64)

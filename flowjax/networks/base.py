@@ -22,7 +22,7 @@ from flowjax.networks.embeddings import (
     at_least_float32,
 )
 
-Embedded: TypeAlias = Float[Array, "batch w"]
+Embedded: TypeAlias = Float[Array, "batch *conditions w"]
 Hidden: TypeAlias = Float[Array, "batch *hidden"]
 
 
@@ -148,6 +148,7 @@ class Network(nn.Module, kw_only=True):
             guidance=self.guidance,
             times=self.times,
             zero_init_duration=self.zero_init_duration,
+            separate=self._separate_conditions,
             max_frequency=self.max_frequency,
             dtype=self.dtype,
             param_dtype=self.param_dtype,
@@ -159,7 +160,7 @@ class Network(nn.Module, kw_only=True):
 
         fork, tap = self.depth - self.velocity_head, self.tap % self.depth + 1
         states = self._blocks(
-            "", 0, self._read(x), early, late, keep={fork, tap, self.depth}
+            "", 0, self._read(x, early), early, late, keep={fork, tap, self.depth}
         )
         channels = x.shape[-1]
         wide = at_least_float32(x.dtype)
@@ -171,7 +172,7 @@ class Network(nn.Module, kw_only=True):
             )
             v = self._write("velocity_", ends[self.depth], late, x, channels)
             v = v.astype(wide)
-        return Outputs(u.astype(wide), v, states[tap])
+        return Outputs(u.astype(wide), v, self._of_the_state(states[tap], x))
 
     def _blocks(
         self,
@@ -207,9 +208,19 @@ class Network(nn.Module, kw_only=True):
         """The first block of the decoder."""
         return self.depth - self.decoder_depth
 
-    def _read(self, x: State) -> Hidden:
+    @property
+    def _separate_conditions(self) -> bool:
+        """Whether the conditions are embedded side by side, see `Conditioning`."""
+        return False
+
+    def _read(self, x: State, c: Embedded) -> Hidden:
         """Return the input of the first block."""
         raise NotImplementedError
+
+    def _of_the_state(self, h: Hidden, x: State) -> Hidden:
+        """Return the activations that belong to ``x``, not to its condition."""
+        del x
+        return h
 
     def _block(self, prefix: str, index: int, h: Hidden, c: Embedded) -> Hidden:
         """Apply one block."""

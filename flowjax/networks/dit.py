@@ -6,6 +6,8 @@ softmax in float32 even of float64 logits.
 
 References:
     Peebles and Xie 2022, Scalable Diffusion Models with Transformers, arXiv:2212.09748.
+    In-context conditions: Geng et al. 2025, Improved Mean Flows, arXiv:2512.02012, with
+    8 tokens for the label, 4 for a time and the scale, 2 for each end of the interval.
 """
 
 import functools
@@ -30,7 +32,7 @@ _zeros = nn.initializers.zeros
 
 
 class DiT(Network):
-    """Transformer over image patches with adaLN-zero conditioning.
+    """Transformer over image patches with adaLN-zero or in-context conditioning.
 
     The output is exactly zero at initialisation. States are images [batch, height,
     width, channels]. Images of other sizes than the one the parameters were made with
@@ -42,6 +44,11 @@ class DiT(Network):
         depth: number of blocks.
         num_heads: attention heads.
         mlp_ratio: hidden features of a block's MLP over ``width``.
+        context_tokens: every condition (a time, the label, a number of the guidance)
+            enters as this many tokens before those of the patches, each its embedding
+            plus a learned vector, and no longer as adaLN-zero: shifts, scales and gates
+            become parameters of the block, a third fewer of them. Excludes
+            ``decoder_depth``, whose blocks share no condition with those before.
         qk_norm: normalise queries and keys by their root mean square.
         remat: recompute the blocks in the backward pass instead of storing them.
         scan: run the blocks as one `jax.lax.scan` over stacked parameters: compile
@@ -57,6 +64,7 @@ class DiT(Network):
     depth: int
     num_heads: int
     mlp_ratio: int = 4
+    context_tokens: int = 0
     qk_norm: bool = False
     remat: bool = False
     scan: bool = False
@@ -76,23 +84,48 @@ class DiT(Network):
         """Return the numbers of rows and columns of patches."""
         return x.shape[1] // self.patch_size, x.shape[2] // self.patch_size
 
-    def _read(self, x: Image) -> Tokens:
+    @property
+    def _separate_conditions(self) -> bool:
+        return self.context_tokens > 0
+
+    def _modulates(self, c: Embedded) -> Float[Array, "batch 1 w"] | None:
+        """Return what the shifts, scales and gates are computed from."""
+        return None if self.context_tokens else c[:, None, :]
+
+    def _read(self, x: Image, c: Embedded) -> Tokens:
         h = self._dense(self.width, name="input")(patchify(x, self.patch_size))
         positions = position_table(*self._grid(x), self.width)
-        return (h + jnp.asarray(positions, h.dtype)[None]).astype(self.dtype)
+        h = h + jnp.asarray(positions, h.dtype)[None]
+        if self.context_tokens:
+            context = jnp.repeat(c, self.context_tokens, axis=1)
+            own = self.param(
+                "context",
+                nn.initializers.normal(0.5),  # the scale of the embeddings at the start
+                context.shape[1:],
+                self.param_dtype,
+            )
+            h = jnp.concatenate([context + own.astype(c.dtype)[None], h], axis=1)
+        return h.astype(self.dtype)
+
+    def _of_the_state(self, h: Tokens, x: Image) -> Float[Array, "batch patches w"]:
+        rows, columns = self._grid(x)
+        return h[:, h.shape[1] - rows * columns :]
 
     def _write(
         self, prefix: str, h: Tokens, c: Embedded, x: Image, channels: int
     ) -> Float[Array, "batch height width out"]:
         zero = functools.partial(self._dense, kernel_init=_zeros)
-        modulation = zero(2 * self.width, name=f"{prefix}modulation")(c[:, None, :])
-        shift, scale = jnp.split(modulation, 2, axis=-1)
-        h = layer_norm(h) * (1 + scale) + shift
+        h = layer_norm(self._of_the_state(h, x))
+        modulates = self._modulates(c)
+        if modulates is not None:
+            modulation = zero(2 * self.width, name=f"{prefix}modulation")(modulates)
+            shift, scale = jnp.split(modulation, 2, axis=-1)
+            h = h * (1 + scale) + shift
         h = zero(self.patch_size**2 * channels, name=f"{prefix}output")(h)
         return unpatchify(h, *self._grid(x), self.patch_size)
 
     def _block(self, prefix: str, index: int, h: Tokens, c: Embedded) -> Tokens:
-        return self._make_block(f"{prefix}block_{index}")(h, c[:, None, :])
+        return self._make_block(f"{prefix}block_{index}")(h, self._modulates(c))
 
     def _make_block(self, name: str) -> Any:
         """Return a block with the attributes of the network."""
@@ -130,7 +163,7 @@ class DiT(Network):
         inner = [count for count in keep if count < self.depth]
 
         def step(
-            block: DiTBlock, carry: Any, i: Array, conditions: tuple[Array, ...]
+            block: DiTBlock, carry: Any, i: Array, conditions: tuple[Any, ...]
         ) -> tuple[Any, None]:
             h, kept = carry
             c = conditions[-1]
@@ -151,7 +184,7 @@ class DiT(Network):
             self._make_block(f"{prefix}blocks"),
             (h, dict.fromkeys(inner, h)),
             jnp.arange(first, self.depth),
-            tuple(c[:, None, :] for c in conditions),
+            tuple(map(self._modulates, conditions)),
         )
         return kept | {self.depth: h}
 
@@ -160,6 +193,11 @@ class DiT(Network):
             raise ValueError(
                 f"`width` must be a multiple of 4 and of `num_heads`={self.num_heads}; "
                 f"got {self.width}"
+            )
+        if self.context_tokens < 0 or (self.context_tokens and self.decoder_depth):
+            raise ValueError(
+                "`context_tokens` must be at least 0, and 0 with `decoder_depth`; got "
+                f"{self.context_tokens} with {self.decoder_depth}"
             )
         check_input(
             x,
@@ -180,7 +218,8 @@ class DiTBlock(nn.Module):
     """Attention and MLP, each on a modulated layer norm and behind a gate.
 
     ``h += g1 * attention(LN(h) (1 + b1) + a1);  h += g2 * mlp(LN(h) (1 + b2) + a2)``
-    where (a1, b1, g1, a2, b2, g2) is a linear function of ``c``, zero at the start.
+    where (a1, b1, g1, a2, b2, g2) is a linear function of ``c``, zero at the start, or
+    without ``c`` itself a parameter.
     """
 
     num_heads: int
@@ -191,7 +230,9 @@ class DiTBlock(nn.Module):
 
     @nn.compact
     def __call__(
-        self, h: Float[Array, "batch tokens w"], c: Float[Array, "batch 1 w"]
+        self,
+        h: Float[Array, "batch tokens w"],
+        c: Float[Array, "batch 1 w"] | None,
     ) -> Float[Array, "batch tokens w"]:
         """Return the new tokens."""
         width = h.shape[-1]
@@ -201,9 +242,14 @@ class DiTBlock(nn.Module):
             param_dtype=self.param_dtype,
             kernel_init=_xavier,
         )
-        modulation = dense(
-            6 * width, dtype=c.dtype, kernel_init=_zeros, name="modulation"
-        )(c)
+        if c is None:
+            modulation = self.param(
+                "constant_modulation", _zeros, (1, 1, 6 * width), self.param_dtype
+            ).astype(at_least_float32(self.dtype))
+        else:
+            modulation = dense(
+                6 * width, dtype=c.dtype, kernel_init=_zeros, name="modulation"
+            )(c)
         a1, b1, g1, a2, b2, g2 = jnp.split(modulation, 6, axis=-1)
 
         y = (layer_norm(h) * (1 + b1) + a1).astype(self.dtype)

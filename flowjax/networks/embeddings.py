@@ -128,6 +128,8 @@ class Conditioning(nn.Module):
         guidance: embed the guidance; the condition is that of `check_condition`.
         times: which times to embed.
         zero_init_duration: start the embedding of ``s - t`` at zero.
+        separate: return the embeddings side by side and not their sum, in the order of
+            the times, the guidance and the label.
         max_frequency: highest frequency of the time features.
         dtype: dtype of the arithmetic, at least float32.
         param_dtype: dtype of the parameters.
@@ -143,13 +145,20 @@ class Conditioning(nn.Module):
     guidance: bool = False
     times: SeenTimes = "start_duration"
     zero_init_duration: bool = False
+    separate: bool = False
     max_frequency: float = MAX_FREQUENCY
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, t: Time, s: Time, cond: Condition) -> Float[Array, "batch w"]:
-        """Embed times ``t``, ``s`` [batch] and the condition as [batch, width]."""
+    def __call__(
+        self, t: Time, s: Time, cond: Condition
+    ) -> Float[Array, "batch *conditions w"]:
+        """Embed times ``t``, ``s`` [batch] and the condition.
+
+        Returns:
+            [batch, width] or, where ``separate``, [batch, conditions, width].
+        """
         dtype = at_least_float32(self.dtype)
         t, s = t.astype(dtype), s.astype(dtype)
         numbers = {}
@@ -176,16 +185,23 @@ class Conditioning(nn.Module):
                 name=name,
             )(numbers[name])
 
-        c = functools.reduce(jnp.add, map(embed, numbers))
-        if self.num_classes is None:
-            return c
+        embedded = [embed(name) for name in numbers]
+        if self.num_classes is not None:
+            embedded.append(self._embed_label(labels, self.num_classes, len(t)))
+        if self.separate:
+            return jnp.stack(embedded, axis=1)
+        return functools.reduce(jnp.add, embedded)
+
+    def _embed_label(
+        self, labels: Condition, classes: int, batch: int
+    ) -> Float[Array, "batch w"]:
         table = self.param(
             "labels",
             nn.initializers.normal(0.5),  # the scale of the time embedding at the start
-            (self.num_classes + 1, self.width),
+            (classes + 1, self.width),
             self.param_dtype,
-        ).astype(dtype)
+        ).astype(at_least_float32(self.dtype))
         if labels is None:
-            return c + table[None, -1]
+            return jnp.broadcast_to(table[None, -1], (batch, self.width))
         # A label past the table that is known only at run time gives NaN, not a guess.
-        return c + jnp.take(table, labels, axis=0, mode="fill")
+        return jnp.take(table, labels, axis=0, mode="fill")

@@ -38,7 +38,10 @@ class MLP(Network):
         given: dict = {"dtype": at_least_float32(self.dtype), **options}
         return nn.Dense(features, param_dtype=self.param_dtype, name=name, **given)
 
-    def _read(self, x: Float[Array, "batch dim"]) -> Float[Array, "batch w"]:
+    def _read(
+        self, x: Float[Array, "batch dim"], c: Embedded
+    ) -> Float[Array, "batch w"]:
+        del c
         return self._dense(self.width, name="input")(x)
 
     def _block(
