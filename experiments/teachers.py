@@ -67,17 +67,17 @@ def _make(trained: Trained, options: Objective, seed: int) -> dict[str, np.ndarr
         labels = jax.random.randint(key_label, (count,), 0, trained.num_classes)
         made["label"] = np.asarray(labels, np.int32)
     grid = times.uniform_grid(options.teacher_steps)
-    v = velocity(trained, options)
 
     @jax.jit
-    def solve(x0: Any, cond: Any) -> Any:
+    def solve(params: Any, x0: Any, cond: Any) -> Any:
+        v = velocity(trained._replace(params=params), options)
         return sampling.ode(v, x0, cond=cond, solver=diffrax.Midpoint(), grid=grid)[0]
 
     parts = []
     for start in range(0, count, 1000):
         rows = slice(start, start + 1000)
         cond = jnp.asarray(made["label"][rows]) if "label" in made else None
-        parts.append(np.asarray(solve(jnp.asarray(x0[rows]), cond)))
+        parts.append(np.asarray(solve(trained.params, jnp.asarray(x0[rows]), cond)))
     made["x1"] = np.concatenate(parts)
     if not np.isfinite(made["x1"]).all():
         raise FloatingPointError("the teacher's trajectories are not all finite")

@@ -15,7 +15,6 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +25,11 @@ from tqdm import tqdm
 from experiments import build, config, configs, evaluate, teachers
 from experiments import run as run_folder
 from experiments.config import Experiment
+from flowjax._typing import PRNGKey
 from flowjax.training import (
     Checkpointer,
     Executor,
+    Step,
     TrainState,
     jit_over_mesh,
     make_step,
@@ -41,19 +42,28 @@ def make_executor(experiment: Experiment, dataset: build.Dataset) -> Executor:
     modules = build.make_modules(experiment, dataset)
     training, options = experiment.training, experiment.objective
     teacher = teachers.load(experiment)
-    velocity = None if teacher is None else teachers.velocity(teacher, options)
-    start = teacher.params if teacher and options.start_from_teacher else None
-    step = partial(
-        make_step,
-        build.make_loss(experiment, modules, dataset, velocity),
-        build.make_optimizer(experiment.optimizer, training.steps),
-        ema_decay=build.make_ema(experiment.optimizer),
-        accumulate=training.accumulate,
-    )
-    init = run_folder.make_init(experiment, modules, dataset, start)
+
+    def make(frozen: Any = None, *, axis_name: str | None) -> Step:
+        velocity = None
+        if teacher is not None:
+            velocity = teachers.velocity(teacher._replace(params=frozen), options)
+        return make_step(
+            build.make_loss(experiment, modules, dataset, velocity),
+            build.make_optimizer(experiment.optimizer, training.steps),
+            ema_decay=build.make_ema(experiment.optimizer),
+            accumulate=training.accumulate,
+            axis_name=axis_name,
+        )
+
+    def init(key: PRNGKey, frozen: Any = None) -> TrainState:
+        start = frozen if options.start_from_teacher else None
+        return run_folder.make_init(experiment, modules, dataset, start)(key)
+
+    # The teacher's parameters are arguments of the step, not constants of its program.
+    frozen = None if teacher is None else teacher.params
     if training.parallel == "pmap":
-        return pmap_over_devices(init, step)
-    return jit_over_mesh(init, step, shard_state=training.shard_state)
+        return pmap_over_devices(init, make, frozen=frozen)
+    return jit_over_mesh(init, make, shard_state=training.shard_state, frozen=frozen)
 
 
 def train(experiment: Experiment, run: Path, *, progress: bool = True) -> TrainState:

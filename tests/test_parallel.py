@@ -80,20 +80,20 @@ def data(seed=0, rows=32):
     }
 
 
-def on_one_device(init, make):
-    return jit_over_mesh(init, make, mesh=data_mesh(jax.devices()[:1]))
+def on_one_device(init, make, **options):
+    return jit_over_mesh(init, make, mesh=data_mesh(jax.devices()[:1]), **options)
 
 
-def on_four_of_the_mesh(init, make):
-    return jit_over_mesh(init, make, mesh=data_mesh(jax.devices()[4:]))
+def on_four_of_the_mesh(init, make, **options):
+    return jit_over_mesh(init, make, mesh=data_mesh(jax.devices()[4:]), **options)
 
 
-def sharded_state(init, make):
-    return jit_over_mesh(init, make, shard_state=True)
+def sharded_state(init, make, **options):
+    return jit_over_mesh(init, make, shard_state=True, **options)
 
 
-def pmap_over_four(init, make):
-    return pmap_over_devices(init, make, devices=jax.devices()[:4])
+def pmap_over_four(init, make, **options):
+    return pmap_over_devices(init, make, devices=jax.devices()[:4], **options)
 
 
 EXECUTORS = {
@@ -108,6 +108,43 @@ EXECUTORS = {
     )
 }
 every_executor = pytest.mark.parametrize("name", EXECUTORS)
+
+
+@every_executor
+def test_frozen_arrays_are_arguments_of_the_step(key, name):
+    """A program that held them as constants would grow with them."""
+    executor, options = EXECUTORS[name], {"ema_decay": ema.half_life(9)}
+    teacher, traced = {"w": np.asarray(jax.random.normal(key, (5, 16)))}, []
+
+    def against(frozen, params, key, batch, state):
+        traced.append(isinstance(frozen["w"], jax.core.Tracer))
+        batch = {**batch, "y": batch["x"] @ frozen["w"]}
+        return squared_error(params, key, batch, state)
+
+    def make_against(frozen, *, axis_name):
+        loss = partial(against, frozen)
+        return make_step(loss, OPTIMIZER, axis_name=axis_name, **options)
+
+    def start(key, frozen):
+        traced.append(isinstance(frozen["w"], jax.core.Tracer))
+        state = initial(key)
+        return state._replace(params={**state.params, "w": 0.5 * frozen["w"]})
+
+    given = executor(start, make_against, frozen=teacher)
+    state = given.init(key)
+    np.testing.assert_allclose(given.gather(state).params["w"], 0.5 * teacher["w"])
+    state, metrics = given.step(state, given.put(data()))
+    assert len(traced) >= 2
+    assert all(traced)
+
+    closed = executor(lambda key: start(key, teacher), partial(make_against, teacher))
+    again, expected = closed.step(closed.init(key), closed.put(data()))
+    np.testing.assert_allclose(metrics["loss"], expected["loss"], rtol=1e-6)
+    jax.tree.map(
+        partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7),
+        given.gather(state).params,
+        closed.gather(again).params,
+    )
 
 
 @pytest.mark.parametrize(

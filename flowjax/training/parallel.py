@@ -10,7 +10,7 @@ then puts its own share of the batch.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -25,13 +25,14 @@ from flowjax.training.step import Batch, Step, batch_size
 DATA_AXIS = "data"
 
 
-@runtime_checkable
-class StepFactory(Protocol):
-    """`make_step` with everything bound but ``axis_name`` (`functools.partial`)."""
+StepFactory: TypeAlias = Callable[..., Step]
+"""``axis_name -> step`` or, with ``frozen``, ``(frozen, axis_name) -> step``.
 
-    def __call__(self, *, axis_name: str | None) -> Step:
-        """Return the step that averages over the mapped axis ``axis_name``."""
-        ...
+`make_step` with everything bound but ``axis_name``, passed by name.
+"""
+
+Init: TypeAlias = Callable[..., TrainState]
+"""``key -> state`` or, with ``frozen``, ``(key, frozen) -> state``; traceable."""
 
 
 class Executor(NamedTuple):
@@ -67,11 +68,12 @@ def data_mesh(devices: Sequence[Any] | None = None) -> Mesh:
 
 
 def jit_over_mesh(
-    init: Callable[[PRNGKey], TrainState],
+    init: Init,
     make: StepFactory,
     *,
     mesh: Mesh | None = None,
     shard_state: bool = False,
+    frozen: Any = None,
 ) -> Executor:
     """Compile the step over a mesh: batch sharded over ``data``, state replicated.
 
@@ -80,13 +82,17 @@ def jit_over_mesh(
 
     Args:
         init: ``key -> TrainState``, traceable, such as `init_state` on the parameters
-            of a network initialised from the key.
+            of a network initialised from the key; see `Init`.
         make: ``axis_name -> step``, such as ``partial(make_step, loss, optimizer,
-            ema_decay=...)``.
+            ema_decay=...)``; see `StepFactory`.
         mesh: has an automatic axis named ``data``; None takes all devices.
         shard_state: split parameters, optimiser state and average over the devices
             too, each leaf along its longest divisible axis (fully sharded data
             parallel), for memory against communication.
+        frozen: a tree of arrays that the step reads and leaves as they are, such as the
+            parameters of a teacher, equal in all processes; they are laid out like the
+            state. Arrays that a loss closes over become constants of the program, which
+            may not exceed 2 GB.
 
     Raises:
         ValueError: if the mesh has no axis ``data``.
@@ -102,7 +108,16 @@ def jit_over_mesh(
         spec = _longest_axis(leaf.shape, devices) if shard_state else PartitionSpec()
         return NamedSharding(mesh, spec)
 
-    state = jax.tree.map(sharding, jax.eval_shape(init, jax.random.key(0)))
+    last = () if frozen is None else (frozen,)
+    layout = jax.tree.map(sharding, jax.eval_shape(lambda: last))
+    last = jax.tree.map(_from_every_process, last, layout)
+    state = jax.tree.map(sharding, jax.eval_shape(init, jax.random.key(0), *last))
+    step = jax.jit(
+        _over_axis(make, frozen, None),
+        in_shardings=(state, rows, *layout),
+        out_shardings=(state, replicated),
+        donate_argnums=0,
+    )
 
     def put(batch: Batch) -> Batch:
         _check_divisible(
@@ -113,13 +128,8 @@ def jit_over_mesh(
         )
 
     return Executor(
-        init=jax.jit(init, out_shardings=state),
-        step=jax.jit(
-            make(axis_name=None),
-            in_shardings=(state, rows),
-            out_shardings=(state, replicated),
-            donate_argnums=0,
-        ),
+        init=_bind_last(jax.jit(init, out_shardings=state), last),
+        step=_bind_last(step, last),
         put=put,
         gather=_identity,
         scatter=_identity,
@@ -127,32 +137,38 @@ def jit_over_mesh(
 
 
 def pmap_over_devices(
-    init: Callable[[PRNGKey], TrainState],
+    init: Init,
     make: StepFactory,
     *,
     devices: Sequence[Any] | None = None,
+    frozen: Any = None,
 ) -> Executor:
     """Compile the step with `jax.pmap`: one copy of the state per device.
 
     Args:
-        init: ``key -> TrainState``, traceable; every device runs it on the same key.
-        make: ``axis_name -> step``, see `jit_over_mesh`.
+        init: see `jit_over_mesh`; every device runs it on the same key.
+        make: see `jit_over_mesh`.
         devices: None takes all devices of all processes.
+        frozen: see `jit_over_mesh`; every device holds a copy.
     """
     mesh = data_mesh(devices)
     # pmap takes and returns the part of each array that lies in this process.
     own = [d for d in mesh.devices.flat if d.process_index == jax.process_index()]
     rows = NamedSharding(data_mesh(own), PartitionSpec(DATA_AXIS))
     replicated = NamedSharding(mesh, PartitionSpec())
+    last = jax.tree.map(
+        lambda x: jax.device_put(np.broadcast_to(x, (len(own), *x.shape)), rows),
+        () if frozen is None else (frozen,),
+    )
     # pmap needs one mapped argument to know how many devices there are.
     build = jax.pmap(
-        lambda key, _: init(key),
+        lambda key, _, *frozen: init(key, *frozen),
         axis_name=DATA_AXIS,
-        in_axes=(None, 0),
+        in_axes=(None, 0, *[0 for _ in last]),
         devices=devices,
     )
     step = jax.pmap(
-        make(axis_name=DATA_AXIS),
+        _over_axis(make, frozen, DATA_AXIS),
         axis_name=DATA_AXIS,
         out_axes=(0, None),
         donate_argnums=0,
@@ -175,8 +191,36 @@ def pmap_over_devices(
         return jax.tree.map(lambda x: _relayout(x, (len(own), *x.shape), rows), state)
 
     return Executor(
-        lambda key: build(key, np.arange(len(own))), step, put, gather, scatter
+        init=lambda key: build(key, np.arange(len(own)), *last),
+        step=_bind_last(step, last),
+        put=put,
+        gather=gather,
+        scatter=scatter,
     )
+
+
+def _bind_last(function: Any, last: tuple[Any, ...]) -> Any:
+    """Return the function with its last arguments, if there are any, given."""
+    if not last:
+        return function
+    return lambda *arguments: function(*arguments, *last)
+
+
+def _over_axis(make: StepFactory, frozen: Any, axis_name: str | None) -> Any:
+    """Return the step, which takes ``frozen`` after state and batch if there is one."""
+    if frozen is None:
+        return make(axis_name=axis_name)
+
+    def step(state: TrainState, batch: Batch, frozen: Any) -> tuple[TrainState, Any]:
+        return make(frozen, axis_name=axis_name)(state, batch)
+
+    return step
+
+
+def _from_every_process(x: Any, sharding: NamedSharding) -> Array:
+    """Lay out an array that every process holds as a whole."""
+    whole = np.asarray(x)
+    return jax.make_array_from_callback(whole.shape, sharding, lambda i: whole[i])
 
 
 def _longest_axis(shape: tuple[int, ...], devices: int) -> PartitionSpec:
