@@ -272,6 +272,21 @@ def test_a_folder_where_nothing_was_trained_is_free(tmp_path):
     assert config.load(tmp_path) == Experiment()
 
 
+def test_an_entry_that_a_run_did_not_know_has_its_default(digits_run, tmp_path):
+    stored = config.load(digits_run[0])
+    (tmp_path / "checkpoints" / "8").mkdir(parents=True)
+    with pytest.raises(FileNotFoundError, match=r"no config\.json"):
+        run.claim(tmp_path, stored)
+    old = config.to_dict(stored)
+    del old["network"]["context_tokens"]
+    (tmp_path / "config.json").write_text(json.dumps(old))
+    other = dataclasses.replace(stored.network, context_tokens=2)
+    with pytest.raises(ValueError, match=r"network\.context_tokens: 0 -> 2"):
+        run.claim(tmp_path, dataclasses.replace(stored, network=other))
+    run.claim(tmp_path, stored)
+    assert config.load(tmp_path) == stored
+
+
 def test_evaluation_options_may_change(digits_run, tmp_path):
     stored = config.load(digits_run[0])
     (tmp_path / "checkpoints" / "8").mkdir(parents=True)

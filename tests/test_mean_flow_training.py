@@ -20,7 +20,7 @@ from flowjax.training import (
 )
 from tests.test_parallel import collectives
 
-NETWORK = DiT(patch_size=4, width=16, depth=2, num_heads=2, num_classes=3)
+NETWORK = DiT(patch_size=4, width=16, depth=1, num_heads=2, num_classes=3)
 EVENT = (8, 8, 1)
 OPTIMIZER = optax.sgd(0.1)
 

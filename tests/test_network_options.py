@@ -18,7 +18,7 @@ from flowjax.networks import (
     ungrafted,
 )
 from flowjax.objectives import penalties
-from tests.test_networks import float64, initialise, inputs, jit, relative
+from tests.test_networks import float64, initialise, inputs, relative
 
 small_mlp = functools.partial(MLP, width=8, depth=3)
 small_dit = functools.partial(DiT, patch_size=2, width=8, num_heads=2)
@@ -83,7 +83,7 @@ def prepare(member, **options):
 
 def run(function, *args):
     """Compile and call ``function``; tests compare what one program returns."""
-    return jit(function)(*args)
+    return jax.jit(function)(*args)
 
 
 def assert_equal(a, b):
@@ -104,7 +104,7 @@ def test_jvp_is_the_central_difference(case, x64):
         at = (z + step * d for z, d in zip(primals, tangents, strict=True))
         return net.apply(params, *at, cond, method="outputs")
 
-    @jit
+    @jax.jit
     def both():
         values = jax.lax.map(moved, steps)
         difference = jax.tree.map(lambda y: jnp.tensordot(weights, y, 1), values)
@@ -192,7 +192,7 @@ def stacked(params):
 def test_scan_and_remat_are_the_same_function(options, x64):
     net, params, args = prepare("dit", **options)
 
-    @functools.partial(jit, static_argnums=0)
+    @functools.partial(jax.jit, static_argnums=0)
     def outputs_and_gradient(net, params):
         def loss(params):
             out = net.apply(params, *args, method="outputs")
@@ -315,7 +315,7 @@ def test_conditioning_by_hand(x64):
         "scale": jnp.array([1.0, 4.0]),
         "interval": jnp.array([[0.0, 0.7], [0.3, 1.0]]),
     }
-    params = jit(net.init)(jax.random.key(0), t, s, cond)
+    params = jax.jit(net.init)(jax.random.key(0), t, s, cond)
     numbers = {
         "start": [0.1, 0.6],
         "duration": [0.8, -0.4],
@@ -345,7 +345,7 @@ def test_separate_conditions_sum_to_the_joint_one(x64):
     net = Conditioning(8, num_classes=3, guidance=True, **float64())
     t, s = jnp.array([0.1, 0.6]), jnp.array([0.9, 0.2])
     cond = {"scale": jnp.array([1.5, 4.0]), "interval": jnp.array([[0, 0.7], [0.3, 1]])}
-    params = jit(net.init)(jax.random.key(0), t, s, cond)
+    params = jax.jit(net.init)(jax.random.key(0), t, s, cond)
 
     def both(params):
         separate = net.clone(separate=True).apply(params, t, s, cond)
@@ -405,7 +405,7 @@ def test_context_excludes_a_decoder():
 
 def test_guidance_takes_the_condition(x64):
     net, params, (x, t, s, cond) = prepare("mlp", guidance=True, num_classes=3)
-    u = jit(functools.partial(net.apply, params))
+    u = jax.jit(functools.partial(net.apply, params))
     unconditional = {
         "label": jnp.full(4, 3),
         "scale": jnp.ones(4),
@@ -470,7 +470,7 @@ def test_features_cost_nothing_beside_the_forward_pass(member):
     params = jax.eval_shape(net.init, jax.random.key(0), *args)
 
     def flops(function):
-        return jit(function).lower(params).compile().cost_analysis()["flops"]
+        return jax.jit(function).lower(params).compile().cost_analysis()["flops"]
 
     def forward(p):
         return net.apply(p, *args)
@@ -498,7 +498,7 @@ def test_the_second_head_costs_nothing_where_it_is_not_used():
 
     def flops(net):
         params = jax.eval_shape(net.init, jax.random.key(0), *args)
-        forward = jit(net.apply).lower(params, *args).compile()
+        forward = jax.jit(net.apply).lower(params, *args).compile()
         return forward.cost_analysis()["flops"]
 
     assert flops(net.clone(velocity_head=2)) == flops(net)
@@ -634,7 +634,7 @@ def test_the_same_parameters_in_float32_are_a_target():
 def test_log_variance_starts_at_zero_and_sees_both_times(x64):
     net = LogVariance(width=8, **float64())
     _, t, s = inputs(())
-    out, params = jit(net.init_with_output)(jax.random.key(0), t, s)
+    out, params = jax.jit(net.init_with_output)(jax.random.key(0), t, s)
     np.testing.assert_array_equal(out, np.zeros(4))
     loss = 1 + jnp.arange(4.0)
     terms = penalties.Terms(jnp.sqrt(loss)[:, None], t, s, jnp.zeros((4, 1)))

@@ -30,8 +30,6 @@ members = pytest.mark.parametrize("member", MEMBERS)
 kinds = pytest.mark.parametrize(
     "member", ["mlp", "dit qk_norm", "dit context", "dit scan remat"]
 )
-# Nearly all the time of these tests is compilation, which this halves.
-jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 float64 = functools.partial(dict, dtype=jnp.float64, param_dtype=jnp.float64)
 
 
@@ -83,7 +81,7 @@ def test_wider_states_come_back_wide(member, x64):
 def test_is_zero_at_initialisation(member):
     make, event = MEMBERS[member]
     x, t, s = inputs(event)
-    out, params = jit(make().init_with_output)(jax.random.key(0), x, t, s)
+    out, params = jax.jit(make().init_with_output)(jax.random.key(0), x, t, s)
     np.testing.assert_array_equal(out, jnp.zeros_like(x))
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         name = jax.tree_util.keystr(path)
@@ -99,7 +97,7 @@ def test_half_precision_is_close(member):
     x, t, s = inputs(event)
     params = initialise(make(), x, t, s)
 
-    @functools.partial(jit, static_argnums=0)
+    @functools.partial(jax.jit, static_argnums=0)
     def value_and_tangent(net):
         u = functools.partial(net.apply, params)
         return jax.jvp(u, (x, t, s), (x, jnp.ones_like(t), jnp.zeros_like(s)))
@@ -121,7 +119,7 @@ def test_jvp_is_the_central_difference(member, x64):
     steps = 2e-4 * jnp.array([-2.0, -1.0, 1.0, 2.0])
     weights = jnp.array([1.0, -8.0, 8.0, -1.0]) / (12 * 2e-4)  # of fourth order
 
-    @jit
+    @jax.jit
     def both(tangents):
         def moved(step):
             return u(*(z + step * d for z, d in zip(primals, tangents, strict=True)))
@@ -152,7 +150,7 @@ def stack_blocks(params):
 def test_scan_and_remat_are_the_same_function(x64):
     x, t, s = inputs((4, 4, 1))
 
-    @functools.partial(jit, static_argnums=0)
+    @functools.partial(jax.jit, static_argnums=0)
     def loss_and_gradient(net, params):
         def loss(params):
             u = functools.partial(net.apply, params)
@@ -184,7 +182,9 @@ def test_gradient_reaches_every_parameter(member, x64):
     x, t, s = inputs(event)
     labels = jnp.array([0, 1, 2, 2])
     params = initialise(net, x, t, s)
-    gradient_of = jit(jax.grad(lambda p: jnp.sum(net.apply(p, x, t, s, labels) ** 2)))
+    gradient_of = jax.jit(
+        jax.grad(lambda p: jnp.sum(net.apply(p, x, t, s, labels) ** 2))
+    )
     gradient = gradient_of(params)
     for path, leaf in jax.tree_util.tree_leaves_with_path(gradient):
         # every single entry: no parameter is dead by construction
@@ -197,7 +197,7 @@ def test_null_and_unknown_labels(member):
     net = make(num_classes=3)
     x, t, s = inputs(event)
     params = initialise(net, x, t, s)
-    apply = jit(net.apply)
+    apply = jax.jit(net.apply)
     null = apply(params, x, t, s)
     # the last label does not exist, which nobody can know while tracing
     out = apply(params, x, t, s, jnp.array([3, 0, 2, 4]))
@@ -214,7 +214,7 @@ def test_rows_are_independent(member):
     x, t, s = inputs(event)
     labels = jnp.array([0, 1, 2, 3])
     params = initialise(net, x, t, s)
-    apply = jit(net.apply)
+    apply = jax.jit(net.apply)
     before = apply(params, x, t, s, labels)
     after = apply(
         params,
@@ -234,13 +234,13 @@ def test_sharded_batch_needs_no_communication(member, x64):
     x, t, s = inputs(event, batch=16)
     labels = jnp.arange(16) % 4
     params = initialise(net, x, t, s)
-    expected = jit(net.apply)(params, x, t, s, labels)
+    expected = jax.jit(net.apply)(params, x, t, s, labels)
 
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
     rows = NamedSharding(mesh, PartitionSpec("data"))
     everywhere = NamedSharding(mesh, PartitionSpec())
     placed = jax.device_put((x, t, s, labels), rows)
-    forward = jit(net.apply, out_shardings=rows)
+    forward = jax.jit(net.apply, out_shardings=rows)
     compiled = forward.lower(jax.device_put(params, everywhere), *placed).compile()
     program = compiled.as_text()
     for collective in ("all-reduce", "all-gather", "all-to-all", "permute"):
@@ -261,7 +261,7 @@ def test_dit_sees_where_a_patch_is():
     net = small_dit()
     x, t, s = inputs((4, 4, 1))
     params = initialise(net, x, t, s)
-    out = jit(net.apply)(params, jnp.ones_like(x), t, s)
+    out = jax.jit(net.apply)(params, jnp.ones_like(x), t, s)
     assert relative(out[:, :2], out[:, 2:]) > 1e-3
     assert relative(out[:, :, :2], out[:, :, 2:]) > 1e-3
 
