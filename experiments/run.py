@@ -34,13 +34,16 @@ def claim(run: Path, experiment: Experiment) -> None:
     """Write the configuration into the folder of a run, new or continued.
 
     Raises:
-        ValueError: if something was trained there under another configuration.
+        ValueError: if something was trained there under another configuration, or one
+            of another version of the code with entries that this one lacks.
+        FileNotFoundError: if there are checkpoints, but no configuration.
     """
     run.mkdir(parents=True, exist_ok=True)
     path = run / "config.json"
     given = config.to_dict(experiment)
-    if path.is_file() and any((run / "checkpoints").glob("[0-9]*")):
-        stored = json.loads(path.read_text())
+    if any((run / "checkpoints").glob("[0-9]*")):
+        # An entry that the code did not have when the run began has its default.
+        stored = config.to_dict(config.load(run))
         if lines := _differences(stored, given):
             raise ValueError(
                 f"{run} holds a run with another configuration; choose another --run "
@@ -52,15 +55,13 @@ def claim(run: Path, experiment: Experiment) -> None:
 
 def _differences(stored: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
     """Return ``part.entry: old -> new`` for what may not change in a run."""
-    absent = object()
     lines = []
-    for part in sorted(stored.keys() | given.keys()):
-        old, new = stored.get(part, {}), given.get(part, {})
-        for entry in sorted(old.keys() | new.keys()):
-            name = f"{part}.{entry}"
+    for part, entries in given.items():
+        for entry, new in entries.items():
+            name, old = f"{part}.{entry}", stored[part][entry]
             free = part in config.MAY_DIFFER or name in config.MAY_DIFFER
-            if not free and old.get(entry, absent) != new.get(entry, absent):
-                lines.append(f"{name}: {old.get(entry)} -> {new.get(entry)}")
+            if not free and old != new:
+                lines.append(f"{name}: {old} -> {new}")
     return lines
 
 

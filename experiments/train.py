@@ -82,10 +82,7 @@ def train(experiment: Experiment, run: Path, *, progress: bool = True) -> TrainS
     run_folder.claim(run, experiment)
     executor = make_executor(experiment, dataset)
     with Checkpointer(
-        run / "checkpoints",
-        keep=training.keep_checkpoints,
-        config=config.to_dict(experiment),
-        may_differ=config.MAY_DIFFER,
+        run / "checkpoints", keep=training.keep_checkpoints
     ) as checkpointer:
         state = executor.init(jax.random.key(training.seed))
         restored = checkpointer.restore(executor.gather(state), dataset.batches)
