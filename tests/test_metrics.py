@@ -155,7 +155,8 @@ def test_chunks_do_not_change_the_value(member):
 @members_with(lambda m: m.traceable)
 def test_jit_agrees_with_eager(member):
     x, y = map(jnp.asarray, two_sets())
-    close(jax.jit(member.evaluate)(x, y), member.evaluate(x, y))
+    # Directions are drawn in float32, which programs may round differently.
+    close(jax.jit(member.evaluate)(x, y), member.evaluate(x, y), rtol=1e-7)
 
 
 @every_member
