@@ -289,8 +289,8 @@ def test_an_entry_that_a_run_did_not_know_has_its_default(digits_run, tmp_path):
 
 def test_evaluation_options_may_change(digits_run, tmp_path):
     stored = config.load(digits_run[0])
-    (tmp_path / "checkpoints" / "8").mkdir(parents=True)
     run.claim(tmp_path, stored)
+    (tmp_path / "checkpoints" / "8").mkdir(parents=True)
     changed = dataclasses.replace(stored, evaluation=config.Evaluation(samples=7))
     run.claim(tmp_path, changed)
     assert config.load(tmp_path) == changed
