@@ -76,9 +76,8 @@ def fresh_environment(monkeypatch):
     inherited = os.environ.get("PYTHONPATH")
     search = [str(ROOT), *([inherited] if inherited else [])]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(search))
-    flags = os.environ.get("XLA_FLAGS", "").split()
-    kept = [f for f in flags if "xla_force_host_platform_device_count" not in f]
-    monkeypatch.setenv("XLA_FLAGS", " ".join(kept))
+    # Eight devices, and programs that are compiled fast rather than to be fast.
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
     # conftest's Agg would silence the kernel's inline pictures.
     monkeypatch.delenv("MPLBACKEND", raising=False)
 
