@@ -1,5 +1,6 @@
 """From a configuration to the pure functions that it names."""
 
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -236,7 +237,8 @@ def bind(
     bound["network"] = network
     bound["features"] = partial(module.apply, params["field"], method="features")
     if name == "continuous_consistency":
-        bound["field"] = objectives.trigonometric_field(network)
+        bound["network"] = partial(_trigonometric, network)
+        bound["field"] = objectives.trigonometric_field(bound["network"])
     if name in POLICIES:
         bound["policy"] = partial(_policy, POLICIES[name], network)
         bound["field"] = policies.policy_step(bound["policy"], steps=POLICY_STEPS)
@@ -270,6 +272,11 @@ def _policy(
 ) -> Any:
     # A policy is made for the whole rest of the way; the segment ends where it ends.
     return read(network(x, t, t, cond), x, t)
+
+
+def _trigonometric(network: Any, x: Any, t: Any, s: Any, cond: Any = None, /) -> Array:
+    # The network gives dx/dt like all others, so that it can start from a teacher's.
+    return -(2 / math.pi) * network(x, t, s, cond)
 
 
 def _acceleration(network: Any, x: Any, t: Any, v0: Any, cond: Any = None, /) -> Array:
