@@ -215,7 +215,9 @@ def _trajectory(d: Draw) -> Array:
 
 def _velocity_matching(d: Draw, both: bool) -> Array:
     def early(key: Array) -> Array:
-        return 0.99 * times.logit_normal(key, len(d.x0), mean=-1.0)
+        # The paper's law, nearer the noise, leaves few rows where a jump is short and
+        # learned first: 0.165 instead of 0.029 in one step after 3000 steps.
+        return 0.99 * times.uniform(key, len(d.x0))
 
     loss = objectives.velocity_matching(d.u, d.path(early(d.key)), velocity=VELOCITY)
     if not both:
