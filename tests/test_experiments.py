@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import get_args
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import choices, config, configs, members, run, samplers
+from experiments import build, choices, config, configs, members, run, samplers
 from experiments.config import Experiment
 from flowjax import times
 
@@ -147,6 +148,22 @@ def test_every_member_has_an_experiment_on_digits_and_on_a_density():
             name = f"{data}_{member}"
             assert configs.get(name).objective.name == member
             assert configs.summary(name)
+
+
+def test_the_network_of_a_consistency_model_is_its_velocity():
+    """So one of flow matching may be where its training starts."""
+    experiment = config.smoke(configs.get("density_continuous_consistency"))
+    dataset = build.open_data(experiment.data, seed=0)
+    modules = build.make_modules(experiment, dataset, need_teacher=False)
+    key = jax.random.key(0)
+    params = build.init_parameters(modules, key, dataset, guidance=False)
+    params = jax.tree.map(lambda p: p + 0.1 * jax.random.normal(key, p.shape), params)
+    x, t = jax.random.normal(key, (8, 2)), jnp.linspace(0, 1, 8)
+    velocity = modules["field"].apply(params["field"], x, t, t)
+    bound = build.bind(experiment, modules, params)
+    assert jnp.abs(velocity).max() > 0.1
+    np.testing.assert_allclose(bound["field"](x, t, t), velocity, rtol=1e-5)
+    np.testing.assert_allclose(bound["velocity"](x, t), velocity, rtol=1e-5)
 
 
 def test_a_member_without_its_teacher_is_refused_before_any_work(tmp_path):

@@ -1,4 +1,4 @@
-"""Laws of the networks' options: heads, decoder, times, guidance, taps, grafts."""
+"""Laws of the networks' options: heads, decoder, taps, other outputs."""
 
 import functools
 
@@ -7,89 +7,28 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flowjax import guidance, interpolants, objectives
+from flowjax import interpolants, objectives
 from flowjax.networks import (
-    MLP,
-    Conditioning,
-    DiT,
     LogVariance,
-    TimeEmbedding,
     graft,
     ungrafted,
 )
 from flowjax.objectives import penalties
+from tests.network_options import (
+    CASES,
+    CONTEXT,
+    EVERYTHING,
+    MEMBERS,
+    assert_equal,
+    cases,
+    condition,
+    members,
+    prepare,
+    run,
+    small_dit,
+    small_mlp,
+)
 from tests.test_networks import float64, initialise, inputs, relative
-
-small_mlp = functools.partial(MLP, width=8, depth=3)
-small_dit = functools.partial(DiT, patch_size=2, width=8, num_heads=2)
-
-# Each member: a factory and the shape of one example.
-MEMBERS = {
-    "mlp": (small_mlp, (3,)),
-    "dit": (functools.partial(small_dit, depth=2), (4, 4, 2)),
-    "dit scan": (functools.partial(small_dit, depth=3, scan=True), (4, 4, 2)),
-}
-members = pytest.mark.parametrize("member", MEMBERS)
-
-OPTIONS = {
-    "velocity_head": {"velocity_head": 2},
-    "whole velocity_head": {"velocity_head": 3},
-    "start": {"times": "start"},
-    "duration": {"times": "duration"},
-    "decoder": {"times": "start", "decoder_depth": 1},
-    "zero_init_duration": {"zero_init_duration": True},
-    "guidance": {"guidance": True},
-    "out_features": {"out_features": 5},
-    "tap": {"tap": 0},
-}
-EVERYTHING = {
-    "velocity_head": 1,
-    "times": "start",
-    "decoder_depth": 1,
-    "guidance": True,
-    "num_classes": 3,
-    "out_features": 5,
-    "tap": 0,
-}
-# In-context conditions leave nothing for a decoder to see.
-CONTEXT = {n: o for n, o in EVERYTHING.items() if n not in ("times", "decoder_depth")}
-CONTEXT["context_tokens"] = 2
-# The options are one piece of code for all networks: each alone on the smallest, and
-# all together on the others.
-CASES = {f"mlp {name}": ("mlp", options) for name, options in OPTIONS.items()} | {
-    f"{member} everything": (member, EVERYTHING) for member in MEMBERS
-}
-CASES["dit scan context"] = ("dit scan", CONTEXT)
-cases = pytest.mark.parametrize("case", CASES)
-
-
-def condition(net, batch=4):
-    """What the network conditions on, a row each."""
-    rng = np.random.default_rng(7)
-    label = jnp.arange(batch) % 4 if net.num_classes else None
-    if not net.guidance:
-        return label
-    scale = jnp.asarray(1 + 3 * rng.random(batch))
-    return {"label": label, "scale": scale, "interval": jnp.asarray(rng.random((4, 2)))}
-
-
-def prepare(member, **options):
-    """A float64 network, random parameters and the inputs."""
-    make, event = MEMBERS[member]
-    net = make(**float64(**options))
-    args = (*inputs(event), condition(net))
-    return net, initialise(net, *args), args
-
-
-def run(function, *args):
-    """Compile and call ``function``; tests compare what one program returns."""
-    return jax.jit(function)(*args)
-
-
-def assert_equal(a, b):
-    jax.tree.map(
-        functools.partial(np.testing.assert_allclose, rtol=1e-12, atol=1e-12), a, b
-    )
 
 
 @cases
@@ -285,151 +224,6 @@ def test_zero_duration_starts_as_the_velocity_network(member, x64):
 
 
 @pytest.mark.parametrize(
-    ("times", "names"),
-    [
-        ("start", {"start"}),
-        ("duration", {"duration"}),
-        ("start_duration", {"start", "duration"}),
-    ],
-)
-def test_what_is_seen_of_the_times(times, names, x64):
-    net, params, (x, t, s, _) = prepare("mlp", times=times)
-    assert params["params"]["conditioning"].keys() == names
-
-    def values(params):
-        pairs = ((t, s), (t, s + 0.5), (t + 0.5, s + 0.5))
-        return [net.apply(params, x, *pair) for pair in pairs]
-
-    out, other_duration, other_start = run(values, params)
-    for name, other in (("duration", other_duration), ("start", other_start)):
-        error = relative(other, out)
-        assert error > 1e-3 if name in names else error < 1e-12, name
-
-
-def test_conditioning_by_hand(x64):
-    options = float64()
-    net = Conditioning(8, num_classes=3, guidance=True, **options)
-    t, s = jnp.array([0.1, 0.6]), jnp.array([0.9, 0.2])
-    cond = {
-        "label": jnp.array([2, 3]),
-        "scale": jnp.array([1.0, 4.0]),
-        "interval": jnp.array([[0.0, 0.7], [0.3, 1.0]]),
-    }
-    params = jax.jit(net.init)(jax.random.key(0), t, s, cond)
-    numbers = {
-        "start": [0.1, 0.6],
-        "duration": [0.8, -0.4],
-        "guidance_scale": [0.0, 0.75],
-        "guidance_low": [0.0, 0.3],
-        "guidance_high": [0.7, 1.0],
-    }
-    own = params["params"]
-    expected = own["labels"][jnp.array([2, 3])]
-    for name, number in numbers.items():
-        embed = TimeEmbedding(8, **options)
-        expected += embed.apply({"params": own[name]}, jnp.array(number))
-    assert own.keys() == numbers.keys() | {"labels"}
-    # The label may be left out: all null.
-    absent = {key: cond[key] for key in ("scale", "interval")}
-    null = cond | {"label": jnp.array([3, 3])}
-    conditions = (cond, null, absent, cond | {"label": None})
-    out = run(lambda p: [net.apply(p, t, s, c) for c in conditions], params)
-    assert_equal(out[0], expected)
-    assert_equal(out[2:], [out[1]] * 2)
-
-
-NULL = {"label": 3, "scale": 1.0, "interval": jnp.array([[0.0, 1.0]], jnp.float32)}
-
-
-def test_separate_conditions_sum_to_the_joint_one(x64):
-    net = Conditioning(8, num_classes=3, guidance=True, **float64())
-    t, s = jnp.array([0.1, 0.6]), jnp.array([0.9, 0.2])
-    cond = {"scale": jnp.array([1.5, 4.0]), "interval": jnp.array([[0, 0.7], [0.3, 1]])}
-    params = jax.jit(net.init)(jax.random.key(0), t, s, cond)
-
-    def both(params):
-        separate = net.clone(separate=True).apply(params, t, s, cond)
-        return separate, net.apply(params, t, s, cond)
-
-    separate, joint = run(both, params)
-    assert separate.shape == (2, 6, 8)
-    assert_equal(separate.sum(1), joint)
-
-
-def test_every_condition_enters_by_its_tokens(x64):
-    net, params, (x, t, s, cond) = prepare("dit", **CONTEXT | {"velocity_head": 0})
-    own = params["params"]
-    assert own["context"].shape == (2 * 6, 8)
-    assert own["block_0"]["constant_modulation"].shape == (1, 1, 6 * 8)
-    assert "modulation" not in own
-    interval = cond["interval"]
-    changed = [
-        (t + 0.2, s + 0.2, cond),
-        (t, s + 0.2, cond),
-        (t, s, cond | {"label": (cond["label"] + 1) % 4}),
-        (t, s, cond | {"scale": 2 * cond["scale"]}),
-        (t, s, cond | {"interval": interval.at[:, 0].add(0.1)}),
-        (t, s, cond | {"interval": interval.at[:, 1].add(0.1)}),
-    ]
-
-    def values(params):
-        outputs = functools.partial(net.apply, params, x, method="outputs")
-        return outputs(t, s, cond), [outputs(*other).u for other in changed]
-
-    out, others = run(values, params)
-    assert out.features.shape == (4, 4, 8)  # of the patches alone
-    assert all(relative(other, out.u) > 1e-4 for other in others)
-    # Nothing but attention carries them: with its gates shut they are not seen.
-    shut = jax.tree_util.tree_map_with_path(
-        lambda path, leaf: (
-            leaf.at[..., 2 * 8 : 3 * 8].set(0)
-            if path[-1].key == "constant_modulation"
-            else leaf
-        ),
-        params,
-    )
-    out, others = run(values, shut)
-    for other in others:
-        assert_equal(other, out.u)
-
-
-def test_context_excludes_a_decoder():
-    net = small_dit(depth=2, times="start", decoder_depth=1, context_tokens=2)
-    with pytest.raises(ValueError, match="0 with `decoder_depth`; got 2 with 1"):
-        net.init(jax.random.key(0), *inputs((4, 4, 2)))
-    with pytest.raises(ValueError, match=r"at least 0.*got -1"):
-        small_dit(depth=2, context_tokens=-1).init(
-            jax.random.key(0), *inputs((4, 4, 2))
-        )
-
-
-def test_guidance_takes_the_condition(x64):
-    net, params, (x, t, s, cond) = prepare("mlp", guidance=True, num_classes=3)
-    u = jax.jit(functools.partial(net.apply, params))
-    unconditional = {
-        "label": jnp.full(4, 3),
-        "scale": jnp.ones(4),
-        "interval": jnp.array([[0.0, 1.0]] * 4),
-    }
-    conditional, null = u(x, t, s, cond), u(x, t, s, unconditional)
-    guided = guidance.classifier_free(u, scale=3.0, null=NULL)
-    assert_equal(guided(x, t, s, cond), null + 3 * (conditional - null))
-
-    # One number for a whole entry of the condition will do.
-    dropped = guidance.drop_condition(
-        jax.random.key(0), cond, null=NULL | {"interval": 0.5}, probability=1.0
-    )
-    assert_equal(dropped, unconditional | {"interval": jnp.full((4, 2), 0.5)})
-
-    path = interpolants.Path(x=x, t=t, v=x, x0=x, x1=x, cond=cond)
-    kappa = 1 - 1 / cond["scale"]
-    target = guidance.guided_velocity(u, path, null=NULL, omega=1.0, kappa=kappa)
-    rise = u(x, t, t, cond) - u(x, t, t, unconditional)
-    moved = np.asarray(cond["label"] != 3)
-    assert_equal(target[moved], (x + kappa[:, None] * rise)[moved])
-
-
-@pytest.mark.parametrize(
     ("member", "taps"), [("mlp", range(-3, 3)), ("dit", [0]), ("dit scan", [1, -3])]
 )
 def test_features_are_those_of_the_shorter_network(member, taps, x64):
@@ -523,84 +317,6 @@ def test_out_features_are_further_channels(member, x64):
     u, expected = run(values, params, own | {"output": output})
     assert_equal(u[..., :channels], expected)
     assert u.shape == (*args[0].shape[:-1], 6)
-
-
-def test_graft_copies_by_path():
-    old = {"params": {"a": {"kernel": np.ones((2, 3), np.float64)}, "b": np.ones(2)}}
-    new = {
-        "params": {
-            "a": {"kernel": jnp.zeros((2, 3)), "bias": jnp.zeros(3)},
-            "b": jnp.zeros(2),
-            "c": jnp.zeros(1),
-        }
-    }
-    grafted = jax.jit(graft)(old, new)
-    assert jax.tree.map(lambda p: float(p.sum()), grafted) == {
-        "params": {"a": {"kernel": 6.0, "bias": 0.0}, "b": 2.0, "c": 0.0}
-    }
-    assert jax.tree.map(jnp.result_type, grafted) == jax.tree.map(jnp.result_type, new)
-    assert ungrafted(old, new) == ("['params']['a']['bias']", "['params']['c']")
-
-    skipped = graft(old, new, skip=("a",))
-    assert not skipped["params"]["a"]["kernel"].any()
-    assert skipped["params"]["b"].all()
-    assert "['params']['a']['kernel']" in ungrafted(old, new, skip=("a",))
-
-    # a skipped leaf may have another shape, or no counterpart
-    del new["params"]["b"]
-    new["params"]["a"]["kernel"] = jnp.zeros((2, 4))
-    with pytest.raises(ValueError, match=r"it lacks \['params'\]\['b'\]$"):
-        graft(old, new)
-    with pytest.raises(ValueError, match=r"\['kernel'\]` must have the shape \(2, 4\)"):
-        graft(old, new, skip=("b",))
-    nothing = graft(old, new, skip=("b", "kernel"))
-    assert not any(leaf.any() for leaf in jax.tree.leaves(nothing))
-    with pytest.raises(ValueError, match=r"it lacks \['a'\]\['kernel'\], \['b'\]"):
-        graft(old["params"], new)
-
-
-def test_parameters_of_the_plain_networks_have_not_moved():
-    """Checkpoints hold these names and shapes."""
-    shapes = {}
-    for net, event in (
-        (MLP(width=8, depth=1, num_classes=2), (3,)),
-        (DiT(2, 8, 1, 2, qk_norm=True), (4, 4, 1)),
-        (DiT(2, 8, 3, 2, scan=True), (4, 4, 1)),
-    ):
-        params = jax.eval_shape(net.init, jax.random.key(0), *inputs(event))
-        names = jax.tree_util.tree_leaves_with_path(params["params"])
-        shapes |= {
-            f"{type(net).__name__} " + "/".join(entry.key for entry in path): leaf.shape
-            for path, leaf in names
-            if path[-1].key != "bias"
-        }
-    embeddings = {
-        f"{kind} conditioning/{time}/{layer}/kernel": shape
-        for kind in ("MLP", "DiT")
-        for time in ("start", "duration")
-        for layer, shape in (("Dense_0", (64, 8)), ("Dense_1", (8, 8)))
-    }
-    block = {
-        "modulation/kernel": (8, 48),
-        "qkv/kernel": (8, 24),
-        "projection/kernel": (8, 8),
-        "mlp_in/kernel": (8, 32),
-        "mlp_out/kernel": (32, 8),
-    }
-    assert shapes == embeddings | {
-        "MLP conditioning/labels": (3, 8),
-        "MLP input/kernel": (3, 8),
-        "MLP modulation_0/kernel": (8, 16),
-        "MLP layer_0/kernel": (8, 8),
-        "MLP output/kernel": (8, 3),
-        "DiT input/kernel": (4, 8),
-        "DiT modulation/kernel": (8, 16),
-        "DiT output/kernel": (8, 4),
-        "DiT block_0/query_norm/scale": (4,),
-        "DiT block_0/key_norm/scale": (4,),
-        **{f"DiT block_0/{name}": shape for name, shape in block.items()},
-        **{f"DiT blocks/{name}": (3, *shape) for name, shape in block.items()},
-    }
 
 
 def test_the_same_parameters_in_float32_are_a_target():

@@ -1,0 +1,82 @@
+"""Networks with every option, prepared for the tests of their laws."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flowjax.networks import MLP, DiT
+from tests.test_networks import float64, initialise, inputs
+
+small_mlp = functools.partial(MLP, width=8, depth=3)
+small_dit = functools.partial(DiT, patch_size=2, width=8, num_heads=2)
+
+# Each member: a factory and the shape of one example.
+MEMBERS = {
+    "mlp": (small_mlp, (3,)),
+    "dit": (functools.partial(small_dit, depth=2), (4, 4, 2)),
+    "dit scan": (functools.partial(small_dit, depth=3, scan=True), (4, 4, 2)),
+}
+members = pytest.mark.parametrize("member", MEMBERS)
+
+OPTIONS = {
+    "velocity_head": {"velocity_head": 2},
+    "whole velocity_head": {"velocity_head": 3},
+    "start": {"times": "start"},
+    "duration": {"times": "duration"},
+    "decoder": {"times": "start", "decoder_depth": 1},
+    "zero_init_duration": {"zero_init_duration": True},
+    "guidance": {"guidance": True},
+    "out_features": {"out_features": 5},
+    "tap": {"tap": 0},
+}
+EVERYTHING = {
+    "velocity_head": 1,
+    "times": "start",
+    "decoder_depth": 1,
+    "guidance": True,
+    "num_classes": 3,
+    "out_features": 5,
+    "tap": 0,
+}
+# In-context conditions leave nothing for a decoder to see.
+CONTEXT = {n: o for n, o in EVERYTHING.items() if n not in ("times", "decoder_depth")}
+CONTEXT["context_tokens"] = 2
+# The options are one piece of code for all networks: each alone on the smallest, and
+# all together on the others.
+CASES = {f"mlp {name}": ("mlp", options) for name, options in OPTIONS.items()} | {
+    f"{member} everything": (member, EVERYTHING) for member in MEMBERS
+}
+CASES["dit scan context"] = ("dit scan", CONTEXT)
+cases = pytest.mark.parametrize("case", CASES)
+
+
+def condition(net, batch=4):
+    """What the network conditions on, a row each."""
+    rng = np.random.default_rng(7)
+    label = jnp.arange(batch) % 4 if net.num_classes else None
+    if not net.guidance:
+        return label
+    scale = jnp.asarray(1 + 3 * rng.random(batch))
+    return {"label": label, "scale": scale, "interval": jnp.asarray(rng.random((4, 2)))}
+
+
+def prepare(member, **options):
+    """A float64 network, random parameters and the inputs."""
+    make, event = MEMBERS[member]
+    net = make(**float64(**options))
+    args = (*inputs(event), condition(net))
+    return net, initialise(net, *args), args
+
+
+def run(function, *args):
+    """Compile and call ``function``; tests compare what one program returns."""
+    return jax.jit(function)(*args)
+
+
+def assert_equal(a, b):
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-12, atol=1e-12), a, b
+    )
