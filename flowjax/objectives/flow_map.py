@@ -114,8 +114,11 @@ def eulerian(
     The residual is ``-(d_t X + (v . grad_x) X)``. Because ``v`` is a marginal velocity
     the gradient may pass through the derivative: with a teacher ``stop="velocity"`` is
     Eulerian map distillation, without one any of the four is Eulerian self-distillation
-    (ESD). ``"advection"`` is the gradient of no function, and diverged on a mixture in
-    one dimension where ``"velocity"`` and ``"derivative"`` did not.
+    (ESD). ``"advection"`` is the gradient of no function, and the truth repels it: an
+    error of X descends along ``d_t* (d_t + v . grad_x)``, under which waves of the
+    field that are shorter than the way ``v (s - t)`` of a jump grow. It suits fields
+    that are smoother than that; on a mixture in one dimension it diverged, where
+    ``"velocity"`` and ``"derivative"`` did not.
 
     Args:
         u: the average-velocity field to train.
