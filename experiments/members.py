@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
-from experiments import losses
+from experiments import losses, taught_losses
 from experiments.batch import Batch, Metrics
 from flowjax._typing import PerExample
 
@@ -42,7 +42,10 @@ MEMBERS: dict[str, Member] = {
         losses.flow_matching, "flow matching of a teacher's pairs", "euler", pairs=True
     ),
     "annealing_reflow": Member(
-        losses.annealing_reflow, "SlimFlow's annealing reflow", "euler", pairs=True
+        taught_losses.annealing_reflow,
+        "SlimFlow's annealing reflow",
+        "euler",
+        pairs=True,
     ),
     "mean_flow": Member(losses.mean_flow, "MeanFlow"),
     "dispersive_mean_flow": Member(
@@ -50,9 +53,11 @@ MEMBERS: dict[str, Member] = {
     ),
     "improved_mean_flow": Member(losses.improved_mean_flow, "improved MeanFlow"),
     "modular_mean_flow": Member(losses.modular_mean_flow, "Modular MeanFlow"),
-    "decoupled_mean_flow": Member(losses.decoupled_mean_flow, "Decoupled MeanFlow"),
+    "decoupled_mean_flow": Member(
+        taught_losses.decoupled_mean_flow, "Decoupled MeanFlow"
+    ),
     "re_mean_flow": Member(
-        losses.re_mean_flow, "Re-MeanFlow, on reflow pairs", pairs=True
+        taught_losses.re_mean_flow, "Re-MeanFlow, on reflow pairs", pairs=True
     ),
     "alpha_flow": Member(losses.alpha_flow, "AlphaFlow"),
     "split_mean_flow": Member(partial(losses.semigroup, random=True), "SplitMeanFlow"),
@@ -86,37 +91,44 @@ MEMBERS: dict[str, Member] = {
         teacher=True,
     ),
     "align_your_flow": Member(
-        partial(losses.align_your_flow, form="eulerian"), "AYF, Eulerian", teacher=True
+        partial(taught_losses.align_your_flow, form="eulerian"),
+        "AYF, Eulerian",
+        teacher=True,
     ),
     "align_your_flow_lagrangian": Member(
-        partial(losses.align_your_flow, form="lagrangian"),
+        partial(taught_losses.align_your_flow, form="lagrangian"),
         "AYF, Lagrangian",
         teacher=True,
     ),
-    "trajectory_distillation": Member(losses.trajectory, "TraFlow", teacher=True),
+    "trajectory_distillation": Member(
+        taught_losses.trajectory, "TraFlow", teacher=True
+    ),
     "velocity_matching": Member(
-        losses.velocity_matching, "MDT-dist", "restart", teacher=True
+        taught_losses.velocity_matching, "MDT-dist", "restart", teacher=True
     ),
     "flow_guided_distillation": Member(
-        losses.flow_guided, "SlimFlow", "euler", teacher=True, pairs=True
+        taught_losses.flow_guided, "SlimFlow", "euler", teacher=True, pairs=True
     ),
     "pi_flow": Member(
-        losses.policy_imitation,
+        taught_losses.policy_imitation,
         "pi-Flow, Gaussian mixture policy",
         "policy",
         teacher=True,
     ),
     "arc_flow": Member(
-        losses.policy_imitation, "ArcFlow, momentum policy", "policy", teacher=True
+        taught_losses.policy_imitation,
+        "ArcFlow, momentum policy",
+        "policy",
+        teacher=True,
     ),
     "constant_acceleration": Member(
-        losses.constant_acceleration,
+        taught_losses.constant_acceleration,
         "constant acceleration",
         "acceleration",
         pairs=True,
     ),
     "self_corrected_distillation": Member(
-        losses.self_corrected,
+        taught_losses.self_corrected,
         "self-corrected flow distillation",
         "restart",
         teacher=True,
