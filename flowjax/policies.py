@@ -31,9 +31,8 @@ from flowjax._typing import (
     PRNGKey,
     State,
     Time,
-    VelocityField,
 )
-from flowjax.fields import chained, euler, flow_map
+from flowjax.fields import chained, euler
 from flowjax.interpolants import expand_like
 
 
@@ -313,30 +312,6 @@ def drop_components(
     keep = keep | ~keep.any(1, keepdims=True)
     keep = keep.reshape(keep.shape + (1,) * (policy.log_weights.ndim - 2))
     return policy._replace(log_weights=jnp.where(keep, policy.log_weights, -jnp.inf))
-
-
-def rollout(
-    velocity: VelocityField,
-    x: State,
-    t: Time,
-    s: Time,
-    steps: int,
-    cond: Condition = None,
-) -> State:
-    """Return the end of ``steps`` equal Euler steps from ``x`` at ``t`` to ``s``.
-
-    Args:
-        velocity: of a policy, or any other velocity field.
-        x: states [batch, *event].
-        t: start times [batch].
-        s: end times [batch].
-        steps: at least 1; every row takes as many.
-        cond: the condition, or None.
-
-    Raises:
-        ValueError: if ``steps`` is less than 1.
-    """
-    return flow_map(chained(euler(velocity), steps))(x, t, s, cond)
 
 
 def policy_average(policy: Policy, *, steps: int = 128) -> AverageVelocityField:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from flowjax import analytic, policies, sampling
+from flowjax.fields import flow_map
 from tests.policy_problems import (
     LINEAR,
     MEAN,
@@ -41,14 +42,17 @@ def test_exact_posterior_gives_the_marginal_velocity_everywhere(key, name, start
 
 
 @pytest.mark.parametrize("name", ["gaussian", "stretched"])
-def test_rollout_converges_to_the_flow_map_at_first_order(key, name):
+def test_steps_along_it_converge_to_the_flow_map_at_first_order(key, name):
     mixture = MIXTURES[name]()
     t = jnp.linspace(0, 0.6, 8)
     s = jnp.linspace(1, 0.7, 8)
     path = starts(key, mixture, t)
     policy = posterior_policy(mixture, path.x, t)
     truth = analytic.flow_map(mixture, LINEAR)(path.x, t, s)
-    ends = [policies.rollout(policy.velocity, path.x, t, s, n) for n in (512, 1024)]
+    ends = [
+        flow_map(policies.policy_average(policy, steps=n))(path.x, t, s)
+        for n in (512, 1024)
+    ]
     coarse, fine = (jnp.abs(end - truth).max() for end in ends)
     assert 1e-5 < fine < 5e-3
     np.testing.assert_allclose(coarse / fine, 2, rtol=0.02)
@@ -170,7 +174,7 @@ def test_data_grid_arrives_at_its_prediction(key, steps):
     data = jax.random.normal(key, (4, 1, 2))
     x, t, s = jnp.ones((4, 2)), jnp.linspace(0, 0.6, 4), jnp.ones(4)
     policy = policies.DataGridPolicy(data, t, s)
-    end = policies.rollout(policy.velocity, x, t, s, steps)
+    end = flow_map(policies.policy_average(policy, steps=steps))(x, t, s)
     np.testing.assert_allclose(end, data[:, 0], atol=1e-12)
     assert jnp.isfinite(policy.velocity(x, s)).all()
 
