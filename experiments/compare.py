@@ -137,7 +137,8 @@ def markdown(
     ]
     if not complete:
         return "Every run failed.\n"
-    names = [n for n in complete[0] if n != "real"]
+    # Not every member has every sampler.
+    names = list(dict.fromkeys(n for row in complete for n in row if n != "real"))
     measured = [m for m in BEST if m in complete[0]["real"]]
     heads = [f"{m}, {n}" for m in measured for n in names]
     lines = [

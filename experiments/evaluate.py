@@ -87,7 +87,7 @@ def _samplers(trained: Trained) -> dict[str, samplers.Sampler]:
     options = trained.config.evaluation
     guide = Guidance(options.guidance)
     chosen = {f"{n}-step": samplers.jumps(trained, n, guide) for n in options.steps}
-    if MEMBERS[trained.config.objective.name].sampler not in samplers.NO_VELOCITY:
+    if MEMBERS[trained.config.objective.name].velocity:
         chosen["ODE"] = samplers.adaptive(trained, options.tolerance, guide)
     return chosen
 

@@ -47,7 +47,7 @@ class Bench:
             ValueError: if the run's field leaves no velocity for a solver to follow.
         """
         name = trained.config.objective.name
-        if MEMBERS[name].sampler in samplers.NO_VELOCITY:
+        if not MEMBERS[name].velocity:
             raise ValueError(f"{name} leaves no velocity for a solver to follow")
         self.trained = trained
         self._guidance, self._seed = Guidance(guidance), seed

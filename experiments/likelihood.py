@@ -93,7 +93,7 @@ def estimate(trained: Trained, options: Options) -> dict[str, float]:
         FloatingPointError: if a solve failed.
     """
     name, data = trained.config.objective.name, trained.config.data.name
-    if MEMBERS[name].sampler in samplers.NO_VELOCITY:
+    if not MEMBERS[name].velocity:
         raise ValueError(f"{name} has no velocity at every time, hence no density")
     if data in DENSITIES:
         raise ValueError(f"bits per dimension need discrete data; {data} is continuous")

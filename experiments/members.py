@@ -27,6 +27,8 @@ class Member(NamedTuple):
             per segment.
         teacher: whether it needs one.
         pairs: whether it learns from a teacher's pairs of noise and data.
+        velocity: whether its field has a velocity at every time, ``u(x, t, t)``, for an
+            ODE solver to follow.
     """
 
     loss: Callable[[Batch], tuple[PerExample, Metrics]]
@@ -34,6 +36,7 @@ class Member(NamedTuple):
     sampler: str = "map"
     teacher: bool = False
     pairs: bool = False
+    velocity: bool = True
 
 
 MEMBERS: dict[str, Member] = {
@@ -75,7 +78,10 @@ MEMBERS: dict[str, Member] = {
         losses.anchored_consistency, "flow-anchored consistency", "restart"
     ),
     "continuous_consistency": Member(
-        losses.continuous_consistency, "continuous-time consistency (sCM)", "restart"
+        losses.continuous_consistency,
+        "continuous-time consistency (sCM)",
+        "restart",
+        velocity=False,
     ),
     "consistency_flow_matching": Member(
         losses.consistency_flow_matching, "Consistency Flow Matching", "euler"
@@ -104,7 +110,11 @@ MEMBERS: dict[str, Member] = {
         taught_losses.trajectory, "TraFlow", teacher=True
     ),
     "velocity_matching": Member(
-        taught_losses.velocity_matching, "MDT-dist", "restart", teacher=True
+        taught_losses.velocity_matching,
+        "MDT-dist",
+        "restart",
+        teacher=True,
+        velocity=False,
     ),
     "flow_guided_distillation": Member(
         taught_losses.flow_guided, "SlimFlow", "euler", teacher=True, pairs=True
@@ -114,18 +124,21 @@ MEMBERS: dict[str, Member] = {
         "pi-Flow, Gaussian mixture policy",
         "policy",
         teacher=True,
+        velocity=False,
     ),
     "arc_flow": Member(
         taught_losses.policy_imitation,
         "ArcFlow, momentum policy",
         "policy",
         teacher=True,
+        velocity=False,
     ),
     "constant_acceleration": Member(
         taught_losses.constant_acceleration,
         "constant acceleration",
         "acceleration",
         pairs=True,
+        velocity=False,
     ),
     "self_corrected_distillation": Member(
         taught_losses.self_corrected,

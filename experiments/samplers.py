@@ -36,9 +36,6 @@ Sampler = Callable[[Any, Any, Any, Any], tuple[Any, Any]]
 
 NO_GUIDANCE = Guidance()
 
-NO_VELOCITY = ("acceleration", "policy")
-"""Ways of stepping that leave no velocity at every time for an ODE solver to follow."""
-
 
 def jumps(
     trained: Trained, steps: int | np.ndarray, guide: Guidance = NO_GUIDANCE
@@ -122,7 +119,7 @@ def on_grid(
     if method == "jumps":
         return jumps(trained, grid, guide)
     name = trained.config.objective.name
-    if MEMBERS[name].sampler in NO_VELOCITY:
+    if not MEMBERS[name].velocity:
         raise ValueError(f"{name} leaves no velocity for {method} to follow")
     if method == "sde":
         return stochastic(trained, grid, diffusion, guide)

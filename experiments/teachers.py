@@ -14,6 +14,7 @@ import numpy as np
 
 from experiments import build, run
 from experiments.config import Experiment, Objective
+from experiments.members import MEMBERS
 from experiments.run import Trained
 from flowjax import fields, guidance, sampling, times
 from flowjax._typing import VelocityField
@@ -115,6 +116,16 @@ def open_data(experiment: Experiment) -> build.Dataset:
 
 
 def load(experiment: Experiment) -> Trained | None:
-    """Return the teacher of an experiment, or None."""
+    """Return the teacher of an experiment, or None.
+
+    Raises:
+        ValueError: if the teacher's field leaves no velocity to learn from.
+    """
     folder = experiment.objective.teacher
-    return None if folder is None else run.restore(Path(folder))
+    if folder is None:
+        return None
+    teacher = run.restore(Path(folder))
+    name = teacher.config.objective.name
+    if not MEMBERS[name].velocity:
+        raise ValueError(f"{name} leaves no velocity for a student; got {folder}")
+    return teacher

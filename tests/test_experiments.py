@@ -18,7 +18,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import build, choices, config, configs, members, run, samplers
+from experiments import (
+    build,
+    choices,
+    compare,
+    config,
+    configs,
+    evaluate,
+    members,
+    run,
+    samplers,
+    teachers,
+)
 from experiments.config import Experiment
 from flowjax import times
 
@@ -173,6 +184,31 @@ def test_a_member_without_its_teacher_is_refused_before_any_work(tmp_path):
     assert code == 1
     assert "is no run folder; train it first" in output
     assert not (tmp_path / "r").exists()
+
+
+def test_without_a_velocity_there_is_no_ode_and_no_student(digits_run, monkeypatch):
+    folder, _ = digits_run
+    trained, student = run.restore(folder), configs.get("digits_align_your_flow")
+    objective = dataclasses.replace(student.objective, teacher=str(folder))
+    student = dataclasses.replace(student, objective=objective)
+    assert "ODE" in evaluate._samplers(trained)
+    assert teachers.load(student) is not None
+    table = members.MEMBERS
+    monkeypatch.setitem(table, "mean_flow", table["mean_flow"]._replace(velocity=False))
+    assert "ODE" not in evaluate._samplers(trained)
+    with pytest.raises(ValueError, match="mean_flow leaves no velocity"):
+        teachers.load(student)
+
+
+def test_a_comparison_has_a_column_for_every_sampler_of_any_member():
+    row = {"agreement": 0.5, "recall": 0.5, "Fréchet": 1.0, "sliced W2": 1.0}
+    jumps = {"figures": {"real": row, "1-step": row}, "seconds_per_step": 1.0}
+    both = {"figures": {**jumps["figures"], "ODE": row}, "seconds_per_step": 1.0}
+    text = compare.markdown({"a": [jumps], "b": [both]}, 8, (0,))
+    heads, _, real, first, second = text.splitlines()[2:]
+    assert "Fréchet, ODE" in heads
+    widths = {line.count("|") for line in (heads, real, first, second)}
+    assert len(widths) == 1
 
 
 @pytest.mark.slow
