@@ -23,7 +23,7 @@ TRUTH = Truth(
 )
 
 
-def growth_rates(loss, wave_number, *, to_data=False, powers=(6, 2), nodes=8):
+def decay_rates(loss, wave_number, *, to_data=False, powers=(6, 2), nodes=8):
     """Eigenvalues of the descent of ``loss`` at the truth, negative where it departs.
 
     The field is the truth plus waves in x times polynomials in (t, s), orthonormal over
@@ -77,7 +77,7 @@ def growth_rates(loss, wave_number, *, to_data=False, powers=(6, 2), nodes=8):
 def test_the_truth_does_not_repel(name):
     """Not even waves shorter than the way of a jump grow (here half of it)."""
     member = MEMBERS[name]
-    rates = growth_rates(member.loss, 6.0, to_data=member.to_data)
+    rates = decay_rates(member.loss, 6.0, to_data=member.to_data)
     assert rates.real.min() > -1e-9 * np.abs(rates).max()
     if name != "flow_matching":  # which leaves u(x, t, s) off the diagonal free
         assert rates.real.min() > 0.1
@@ -90,7 +90,7 @@ def test_stopping_the_advection_repels_waves_shorter_than_the_way(times_around):
     With e = exp(ikx - iCt/2) f(t), C = kv, that is -f'' - (C/2)^2 f: negative for the
     first sine of a jump over the whole way, pi^2 < (C/2)^2, once C > 2 pi.
     """
-    rates = growth_rates(
+    rates = decay_rates(
         MEMBERS["eulerian_self_distillation_advection"].loss,
         times_around * 2 * np.pi / WAY,
         powers=(8, 2),
@@ -100,7 +100,7 @@ def test_stopping_the_advection_repels_waves_shorter_than_the_way(times_around):
 
 def test_a_tangent_against_the_flow_repels():
     """The law can fail: the same residual with the time of the derivative reversed."""
-    rates = growth_rates(
+    rates = decay_rates(
         lambda u, path, s, truth: objectives.mean_flow(
             u, path, s, derivative_scale=-1.0
         ),
