@@ -87,14 +87,10 @@ MEMBERS: dict[str, Member] = {
         losses.consistency_flow_matching, "Consistency Flow Matching", "euler"
     ),
     "lagrangian_distillation": Member(
-        partial(losses.lagrangian, stop="nothing"),
-        "Lagrangian map distillation",
-        teacher=True,
+        losses.lagrangian, "Lagrangian map distillation", teacher=True
     ),
     "eulerian_distillation": Member(
-        partial(losses.eulerian, stop="velocity"),
-        "Eulerian map distillation",
-        teacher=True,
+        losses.eulerian, "Eulerian map distillation", teacher=True
     ),
     "align_your_flow": Member(
         partial(taught_losses.align_your_flow, form="eulerian"),
@@ -117,7 +113,12 @@ MEMBERS: dict[str, Member] = {
         velocity=False,
     ),
     "flow_guided_distillation": Member(
-        taught_losses.flow_guided, "SlimFlow", "euler", teacher=True, pairs=True
+        taught_losses.flow_guided,
+        "SlimFlow, one step",
+        "euler",
+        teacher=True,
+        pairs=True,
+        velocity=False,
     ),
     "pi_flow": Member(
         taught_losses.policy_imitation,
