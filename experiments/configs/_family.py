@@ -73,5 +73,11 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
     # Not the paper's times, a logit-normal of mean -1: see the mixture's figures.
     "velocity_matching": {"objective": _UNIFORM | {"second_weight": 0.0}},
     "flow_guided_distillation": {"objective": _UNIFORM},
-    "self_corrected_distillation": {"objective": _UNIFORM | {"target": "average"}},
+    # From scratch at 2e-3 with the average of the others it came to a one-step Fréchet
+    # distance of 276 on the digits after 500 steps, with these settings to 9.
+    "self_corrected_distillation": {
+        "network": {"times": "start"},
+        "objective": _UNIFORM | {"target": "average", "start_from_teacher": True},
+        "optimizer": {"learning_rate": 2e-4, "ema_half_life": 7.0},
+    },
 }
