@@ -1,6 +1,6 @@
 """The losses of the members: a `Batch` and an objective of `flowjax.objectives`.
 
-Those of members that start from or learn from a teacher: `experiments.taught_losses`.
+Those of members that only exist with a teacher: `experiments.taught_losses`.
 """
 
 import dataclasses

@@ -1,4 +1,8 @@
-"""The losses of the members that start from a teacher, or learn from its samples."""
+"""The losses of members that only exist with a teacher.
+
+They learn from its velocity or its samples, or start from its parameters. Those that
+take a teacher's velocity as one of several are in `experiments.losses`.
+"""
 
 import dataclasses
 from functools import partial
