@@ -14,17 +14,21 @@ field is a plain callable ``v(x, t, cond)`` or ``u(x, t, s, cond)``.
 from flowjax import (
     analytic,
     couplings,
+    events,
     fields,
     guidance,
     interpolants,
+    likelihood,
     metrics,
     objectives,
     policies,
     sampling,
     sources,
     times,
+    typing,
+    weights,
 )
-from flowjax._typing import AverageVelocityField, VelocityField
+from flowjax.typing import AverageVelocityField, VelocityField
 
 __version__ = "0.1.0"
 
@@ -33,13 +37,17 @@ __all__ = [
     "VelocityField",
     "analytic",
     "couplings",
+    "events",
     "fields",
     "guidance",
     "interpolants",
+    "likelihood",
     "metrics",
     "objectives",
     "policies",
     "sampling",
     "sources",
     "times",
+    "typing",
+    "weights",
 ]

@@ -1,11 +1,27 @@
 """Sources: where the noise that a flow starts from is drawn."""
 
+from typing import Protocol, runtime_checkable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from flowjax._typing import PRNGKey, State
+from flowjax.typing import PRNGKey, State
+
+
+@runtime_checkable
+class Source(Protocol):
+    """A law of the noise at t=0; hyper-parameters are bound with functools.partial."""
+
+    def __call__(self, key: PRNGKey, batch: int, event: tuple[int, ...], /) -> State:
+        """Return noise [batch, *event]."""
+        ...
+
+
+def normal(key: PRNGKey, batch: int, event: tuple[int, ...], /) -> State:
+    """Draw standard normal noise [batch, *event], in the default floating dtype."""
+    return jax.random.normal(key, (batch, *event))
 
 
 def sparse_directions(
@@ -102,3 +118,18 @@ def pruned_normal(
 
     _, x = jax.lax.while_loop(unfinished, again, (jnp.asarray(1), draw(0)))
     return x.reshape((batch, *event))
+
+
+def anneal_source(key: PRNGKey, x0: State, beta: float | Float[Array, ""]) -> State:
+    """Return ``sqrt(1 - beta^2) x0 + beta noise``: from independent to teacher's pairs.
+
+    At ``beta = 1`` the source is independent of the data, at 0 it is the pair's: the
+    law of a standard normal source stays what it is. SlimFlow lets beta fall linearly.
+
+    References:
+        Zhu et al. 2024, SlimFlow, arXiv:2407.12718 (annealing reflow).
+    """
+    b = jnp.asarray(beta, x0.dtype)
+    return jnp.sqrt((1 - b) * (1 + b)) * x0 + b * jax.random.normal(
+        key, x0.shape, x0.dtype
+    )

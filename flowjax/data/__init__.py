@@ -21,7 +21,7 @@ from flowjax.data.densities import (
     spirals,
     two_moons,
 )
-from flowjax.data.sources import ImageSource, load_arrays, load_source
+from flowjax.data.image_sets import ImageSource, load_arrays, load_source
 
 __all__ = [
     "DENSITIES",

@@ -14,8 +14,8 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import numpy as np
 
-from flowjax._extra import require
-from flowjax.data.sources import ImageSource
+from flowjax.data.image_sets import ImageSource
+from flowjax.extras import require
 
 
 @runtime_checkable

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from flowjax._typing import PRNGKey
+from flowjax.typing import PRNGKey
 
 Points = Float[Array, "batch 2"]
 
@@ -30,7 +30,7 @@ class Density(Protocol):
 
 
 def eight_gaussians(
-    key: PRNGKey, batch: int, *, radius: float = 1.4, std: float = 0.14
+    key: PRNGKey, batch: int, /, *, radius: float = 1.4, std: float = 0.14
 ) -> Points:
     """Draw from eight equal Gaussians, evenly spaced on a circle.
 
@@ -49,7 +49,7 @@ def eight_gaussians(
     return radius * _circle(angle) + _noise(key_noise, batch, std)
 
 
-def two_moons(key: PRNGKey, batch: int, *, noise: float = 0.1) -> Points:
+def two_moons(key: PRNGKey, batch: int, /, *, noise: float = 0.1) -> Points:
     """Draw from two interleaved half circles of radius sqrt(2).
 
     The upper moon is ``(cos a, sin a)``, the lower ``(1 - cos a, 1/2 - sin a)`` with
@@ -70,7 +70,7 @@ def two_moons(key: PRNGKey, batch: int, *, noise: float = 0.1) -> Points:
     return points + _noise(key_noise, batch, noise)
 
 
-def checkerboard(key: PRNGKey, batch: int) -> Points:
+def checkerboard(key: PRNGKey, batch: int, /) -> Points:
     """Draw uniformly from the dark squares of a 4 x 4 board on [-sqrt(3), sqrt(3)]^2.
 
     The square of column i and row j, counted from the lower left, is dark where i + j
@@ -90,7 +90,7 @@ def checkerboard(key: PRNGKey, batch: int) -> Points:
     return (corner + inside - 2) * (math.sqrt(3) / 2)
 
 
-def s_curve(key: PRNGKey, batch: int, *, noise: float = 0.05) -> Points:
+def s_curve(key: PRNGKey, batch: int, /, *, noise: float = 0.05) -> Points:
     """Draw from a curve shaped like the letter S.
 
     ``x = 0.9 (sin a, sign(a) (cos a - 1))`` with ``a ~ U[-3pi/2, 3pi/2]``, blurred. The
@@ -108,7 +108,7 @@ def s_curve(key: PRNGKey, batch: int, *, noise: float = 0.05) -> Points:
     return points + _noise(key_noise, batch, noise)
 
 
-def spirals(key: PRNGKey, batch: int, *, noise: float = 0.05) -> Points:
+def spirals(key: PRNGKey, batch: int, /, *, noise: float = 0.05) -> Points:
     """Draw from two Archimedean spiral arms, opposite each other.
 
     ``x = +-2 r (cos 3 pi r, sin 3 pi r)`` with ``r = sqrt(u)``, ``u ~ U[0, 1]``, which
@@ -127,7 +127,7 @@ def spirals(key: PRNGKey, batch: int, *, noise: float = 0.05) -> Points:
     return points + _noise(key_noise, batch, noise)
 
 
-def rings(key: PRNGKey, batch: int, *, noise: float = 0.05) -> Points:
+def rings(key: PRNGKey, batch: int, /, *, noise: float = 0.05) -> Points:
     """Draw from four concentric circles of radius 1/2, 1, 3/2 and 2, equally likely.
 
     The mean is 0 and the covariance ``(15/16 + noise^2) I``.

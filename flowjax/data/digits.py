@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from flowjax._extra import require
+from flowjax.extras import require
 
 tfds = require("tensorflow_datasets", extra="data")
 

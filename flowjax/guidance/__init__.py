@@ -11,16 +11,16 @@ evaluation.
 """
 
 from flowjax.guidance import rules
-from flowjax.guidance.manifold import anderson, manifold_projection
-from flowjax.guidance.rules import Rule
-from flowjax.guidance.sampling import (
+from flowjax.guidance.at_sampling import (
     autoguidance,
     classifier_free,
     residual,
     zero_start,
 )
+from flowjax.guidance.at_training import draw_guidance, drop_condition, guided_velocity
+from flowjax.guidance.manifold import anderson, manifold_projection
+from flowjax.guidance.rules import Rule
 from flowjax.guidance.steering import classifier, flow_chef, rectif_id
-from flowjax.guidance.training import draw_guidance, drop_condition, guided_velocity
 
 __all__ = [
     "Rule",

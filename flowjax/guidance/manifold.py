@@ -6,10 +6,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from flowjax._typing import AverageVelocityField, Condition, State, Time, VelocityField
-from flowjax.guidance._rows import check_number, column, null_like
-from flowjax.guidance.sampling import classifier_free
-from flowjax.interpolants import expand_like
+from flowjax.events import expand_like, over_event
+from flowjax.guidance.at_sampling import classifier_free
+from flowjax.guidance.per_row import check_number, null_like
+from flowjax.typing import AverageVelocityField, Condition, State, Time, VelocityField
 
 
 def manifold_projection(
@@ -68,9 +68,9 @@ def manifold_projection(
     def u(x: State, t: Time, s: Time, cond: Condition = None, /) -> State:
         none = null_like(cond, null)
         early, projected = t <= switch, t < until
-        gap = expand_like(s - t, x).astype(x.dtype)
+        gap = over_event(s - t, x)
         first, second = _choose(early, cond, none), _choose(early, none, cond)
-        h = jnp.where(column(early, x), gap, -gap) / 2
+        h = jnp.where(expand_like(early, x), gap, -gap) / 2
 
         def operator(z: State) -> State:
             y = z + h * v(z, t, first).astype(x.dtype)
@@ -80,7 +80,7 @@ def manifold_projection(
             z = anderson(
                 operator, x, iterations, memory=memory, ridge=ridge, mixing=mixing
             )
-            return jnp.where(column(projected, x), z, x)
+            return jnp.where(expand_like(projected, x), z, x)
 
         z = jax.lax.cond(projected.any(), project, lambda: x)
         # Nothing has moved where s = t.
@@ -129,7 +129,7 @@ def anderson(
         a = jnp.linalg.solve(gram, jnp.ones((len(z), len(states), 1), z.dtype))[..., 0]
         a = a / a.sum(1, keepdims=True)
         mixed = (1 - mixing) * old + mixing * new
-        z = (a.reshape(a.shape + (1,) * (z.ndim - 1)) * mixed).sum(1)
+        z = (expand_like(a, mixed) * mixed).sum(1)
     return z
 
 
@@ -138,6 +138,6 @@ def _choose(mask: Any, yes: Condition, no: Condition) -> Condition:
 
     def leaf(a: Any, b: Any) -> Any:
         a, b = jnp.asarray(a), jnp.asarray(b)
-        return jnp.where(column(mask, a), a, b)
+        return jnp.where(expand_like(mask, a), a, b)
 
     return jax.tree.map(leaf, yes, no)

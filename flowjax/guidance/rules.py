@@ -11,8 +11,9 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from flowjax._typing import State
-from flowjax.guidance._rows import check_number
+from flowjax.dtypes import at_least_float32
+from flowjax.guidance.per_row import check_number
+from flowjax.typing import State
 
 Field = TypeVar("Field", bound=Callable[..., Any])
 """A velocity ``v(x, t, cond)`` or an average velocity ``u(x, t, s, cond)``."""
@@ -96,4 +97,4 @@ def _event(x: State) -> tuple[int, ...]:
 
 
 def _wide(x: State) -> State:
-    return x if jnp.finfo(x.dtype).bits >= 32 else x.astype(jnp.float32)
+    return x.astype(at_least_float32(x.dtype))

@@ -6,7 +6,11 @@ from typing import TypeAlias
 import jax
 import jax.numpy as jnp
 
-from flowjax._typing import (
+from flowjax.events import event_sum, expand_like, over_event
+from flowjax.fields import convert
+from flowjax.guidance.per_row import check_number, needs_velocity
+from flowjax.interpolants import Interpolant, coefficients, linear
+from flowjax.typing import (
     AverageVelocityField,
     Condition,
     PerExample,
@@ -14,9 +18,6 @@ from flowjax._typing import (
     Time,
     VelocityField,
 )
-from flowjax.fields import convert
-from flowjax.guidance._rows import check_number, column, needs_velocity
-from flowjax.interpolants import Interpolant, coefficients, expand_like, linear
 
 Score: TypeAlias = Callable[[State, Condition], PerExample]
 """``(x1, cond) -> [batch]``: a loss or a log-probability of data, row by row."""
@@ -62,7 +63,7 @@ def classifier(
         needs_velocity("classifier", rest)
         cond = rest[0] if rest else None
         gradient = jax.grad(lambda x: log_probability(x, t, cond).sum())(x)
-        time = expand_like(jnp.maximum(t, earliest), x).astype(x.dtype)
+        time = over_event(jnp.maximum(t, earliest), x)
         c = coefficients(line, time)
         factor = c.d_alpha * c.sigma**2 / c.alpha - c.variance_rate
         return v(x, t, *rest) + (scale * factor * gradient).astype(x.dtype)
@@ -112,8 +113,8 @@ def flow_chef(
             return z - rate * slope, None
 
         z, _ = jax.lax.scan(descend, x, length=iterations)
-        corrected = column((s < 1) & (s != t), x)
-        gap = expand_like(s - t, x).astype(x.dtype)
+        corrected = expand_like((s < 1) & (s != t), x)
+        gap = over_event(s - t, x)
         shift = (z - x) / jnp.where(corrected, gap, 1)
         return velocity + jnp.where(corrected, shift, 0)
 
@@ -158,7 +159,7 @@ def rectif_id(
     def iterate(x1: State, _: None) -> tuple[State, None]:
         slope = jax.grad(lambda x: log_probability(x, cond).sum())(x1)
         if largest is not None:
-            norm = jnp.sqrt(jnp.square(slope).reshape((len(slope), -1)).sum(1))
+            norm = jnp.sqrt(event_sum(jnp.square(slope)))
             slope = slope / expand_like(jnp.maximum(1.0, norm / largest), x1)
         return reference + scale * slope, None
 

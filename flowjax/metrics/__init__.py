@@ -1,13 +1,13 @@
 """Numbers that say how good samples are and how straight a sampler travels.
 
-`distances` holds Wasserstein distances, `kernels` maximum mean discrepancies,
-`features` the Fréchet distance of Gaussian fits, `neighbours` precision, recall,
+`distances` holds Wasserstein distances, `discrepancies` maximum mean discrepancies,
+`frechet` the Fréchet distance of Gaussian fits, `neighbours` precision, recall,
 density and coverage, `paths` the energy and straightness of trajectories.
 """
 
+from flowjax.metrics.discrepancies import kernel_distance, mmd2
 from flowjax.metrics.distances import sliced_wasserstein2, wasserstein2, wasserstein_1d
-from flowjax.metrics.features import frechet_distance, frechet_from_moments
-from flowjax.metrics.kernels import kernel_distance, mmd2
+from flowjax.metrics.frechet import frechet_distance, frechet_from_moments
 from flowjax.metrics.neighbours import (
     DensityCoverage,
     PrecisionRecall,

@@ -10,20 +10,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
-from scipy.optimize import linear_sum_assignment
-from scipy.spatial.distance import cdist
 
-from flowjax._typing import PRNGKey
-from flowjax.metrics._samples import (
+from flowjax.metrics.sample_sets import (
     Samples,
     Scalar,
     check_pair,
     check_positive,
     device_pair,
     host_pair,
-    map_rows,
+    map_in_chunks,
     nan_unless_finite,
 )
+from flowjax.typing import PRNGKey
 
 
 def wasserstein2(x: Samples, y: Samples, *, max_size: int = 5000) -> float:
@@ -58,6 +56,10 @@ def wasserstein2(x: Samples, y: Samples, *, max_size: int = 5000) -> float:
             f"at most max_size={max_size} rows are assigned exactly; got {len(x)}. "
             "Take a subset, or `sliced_wasserstein2`"
         )
+    # Here and not above: they would take a good part of the time of `import flowjax`.
+    from scipy.optimize import linear_sum_assignment
+    from scipy.spatial.distance import cdist
+
     cost = cdist(*host_pair(x, y), metric="sqeuclidean")
     rows, columns = linear_sum_assignment(cost)
     return float(np.sqrt(cost[rows, columns].mean()))
@@ -152,7 +154,7 @@ def _sliced(
     def squared(w: Float[Array, "dim"]) -> Scalar:
         return _quantile_cost(project(x, w), project(y, w), 2)
 
-    return jnp.sqrt(map_rows(squared, directions, chunk_size).mean())
+    return jnp.sqrt(map_in_chunks(squared, directions, chunk_size).mean())
 
 
 def _quantile_cost(x: Float[Array, "n"], y: Float[Array, "m"], power: int) -> Scalar:

@@ -11,15 +11,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from flowjax.metrics._samples import (
+from flowjax.metrics.sample_sets import (
     Samples,
     Scalar,
     check_pair,
     check_positive,
     device_pair,
-    map_rows,
+    map_in_chunks,
     nan_unless_finite,
-    squared_distances,
+    squared_distances_from,
 )
 
 
@@ -150,9 +150,9 @@ def _precision_recall(
         radii = _squared_radii(manifold, k, chunk_size)
 
         def inside(row: Float[Array, "dim"]) -> Bool[Array, ""]:
-            return (squared_distances(row, manifold) <= radii).any()
+            return (squared_distances_from(row, manifold) <= radii).any()
 
-        return map_rows(inside, points, chunk_size).mean(dtype=points.dtype)
+        return map_in_chunks(inside, points, chunk_size).mean(dtype=points.dtype)
 
     return PrecisionRecall(precision=share(fake, real), recall=share(real, fake))
 
@@ -169,11 +169,11 @@ def _density_coverage(
 
     def held(ball: tuple[Array, Array]) -> Scalar:
         centre, radius = ball
-        hits = squared_distances(centre, fake) <= radius
+        hits = squared_distances_from(centre, fake) <= radius
         return hits.mean(dtype=fake.dtype)
 
     balls = real, _squared_radii(real, k, chunk_size)
-    shares = map_rows(held, balls, chunk_size)
+    shares = map_in_chunks(held, balls, chunk_size)
     return DensityCoverage(
         density=shares.sum() / k, coverage=(shares > 0).mean(dtype=fake.dtype)
     )
@@ -195,10 +195,10 @@ def _squared_radii(
 
     def radius(indexed_row: tuple[Array, Array]) -> Scalar:
         i, row = indexed_row
-        squared = jnp.where(index == i, jnp.inf, squared_distances(row, points))
+        squared = jnp.where(index == i, jnp.inf, squared_distances_from(row, points))
         return _kth_smallest(squared, k)
 
-    return map_rows(radius, (index, points), chunk_size)
+    return map_in_chunks(radius, (index, points), chunk_size)
 
 
 def _kth_smallest(values: Float[Array, "n"], k: int) -> Scalar:

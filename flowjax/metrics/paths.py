@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from flowjax._checks import check_condition, check_grid, check_state
-from flowjax._typing import Condition, PerExample, State, VelocityField
-from flowjax.metrics._samples import check_finite
+from flowjax.checks import check_condition, check_grid, check_state
+from flowjax.metrics.sample_sets import check_finite
+from flowjax.typing import Condition, PerExample, State, VelocityField
 
 Times = Sequence[float] | np.ndarray | Array
 States = Float[Array, "time batch *event"]

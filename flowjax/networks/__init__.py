@@ -8,7 +8,7 @@ hold no state and draw no random numbers after initialisation. What else they ca
 at `Network`; `graft` starts one from the parameters of another.
 """
 
-from flowjax._extra import require
+from flowjax.extras import require
 
 require("flax", extra="train")
 

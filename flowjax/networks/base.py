@@ -13,14 +13,14 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from flowjax._typing import Condition, State, Time
-from flowjax.networks.checks import check_condition, check_times
+from flowjax.dtypes import at_least_float32
+from flowjax.networks.arguments import check_network_condition, check_times
 from flowjax.networks.embeddings import (
     MAX_FREQUENCY,
     Conditioning,
     SeenTimes,
-    at_least_float32,
 )
+from flowjax.typing import Condition, State, Time
 
 Embedded: TypeAlias = Float[Array, "batch *conditions w"]
 Hidden: TypeAlias = Float[Array, "batch *hidden"]
@@ -42,7 +42,8 @@ class Network(nn.Module, kw_only=True):
 
     Attributes:
         num_classes: number of labels, the null class not counted, or None.
-        guidance: condition on a guidance scale and interval too: `check_condition`.
+        guidance: condition on a guidance scale and interval too, see
+            `check_network_condition`.
         times: what the network sees of its two times: ``"start_duration"`` t and s - t,
             ``"start"`` only t, so that it is a velocity field, ``"duration"`` only
             s - t.
@@ -92,7 +93,7 @@ class Network(nn.Module, kw_only=True):
             t: times [batch].
             s: destination times [batch]; ``s = t`` gives the velocity.
             cond: labels [batch], ``num_classes`` being the null class; None: all null.
-                With ``guidance`` a dict, see `check_condition`.
+                With ``guidance`` a dict, see `check_network_condition`.
 
         Returns:
             An array of the shape of ``x``, but for its last axis where ``out_features``
@@ -235,8 +236,11 @@ class Network(nn.Module, kw_only=True):
     def _check(self, x: Array, t: Array, s: Array, cond: Any) -> None:
         """Raise ValueError unless the attributes and inputs fit together."""
         depth = self.depth
-        if depth < 1:
-            raise ValueError(f"`depth` must be at least 1; got {depth}")
+        for name in ("width", "depth"):
+            if getattr(self, name) < 1:
+                raise ValueError(
+                    f"`{name}` must be at least 1; got {getattr(self, name)}"
+                )
         if self.times not in get_args(SeenTimes):
             raise ValueError(
                 f"`times` must be one of {get_args(SeenTimes)}; got {self.times!r}"
@@ -266,6 +270,6 @@ class Network(nn.Module, kw_only=True):
                 f"`out_features` must be at least 1 or None; got {self.out_features}"
             )
         check_times(t, s, len(x))
-        check_condition(
+        check_network_condition(
             cond, len(x), num_classes=self.num_classes, guidance=self.guidance
         )

@@ -20,9 +20,10 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from flowjax.dtypes import at_least_float32
+from flowjax.networks.arguments import check_input
 from flowjax.networks.base import Embedded, Network
-from flowjax.networks.checks import check_input
-from flowjax.networks.embeddings import at_least_float32, position_table
+from flowjax.networks.embeddings import position_table
 
 Image: TypeAlias = Float[Array, "batch height width channels"]
 Tokens: TypeAlias = Float[Array, "batch tokens w"]

@@ -14,7 +14,8 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from flowjax._typing import Condition, Time
+from flowjax.dtypes import at_least_float32
+from flowjax.typing import Condition, Time
 
 SeenTimes: TypeAlias = Literal["start_duration", "start", "duration"]
 """What a network sees of ``(t, s)``: t and s - t, only t, or only s - t."""
@@ -29,12 +30,6 @@ eight Gaussians in the plane (`MLP`, 2000 steps, two seeds) ended with one-step 
 Wasserstein errors of 0.11 and 0.09 for w = 4, 0.23 and 0.09 for 16, 0.38 and 0.78 for
 512, where the loss had grown a hundredfold.
 """
-
-
-def at_least_float32(dtype: DTypeLike) -> np.dtype:
-    """Return ``dtype`` widened to float32 where it is narrower."""
-    # jnp.promote_types refuses any mixed pair under strict promotion.
-    return jnp.dtype(dtype if jnp.finfo(dtype).bits > 32 else jnp.float32)
 
 
 def sinusoidal(
@@ -125,7 +120,7 @@ class Conditioning(nn.Module):
     Attributes:
         width: features of the embedding.
         num_classes: number of labels, the null class not counted, or None.
-        guidance: embed the guidance; the condition is that of `check_condition`.
+        guidance: embed the guidance too, see `check_network_condition`.
         times: which times to embed.
         zero_init_duration: start the embedding of ``s - t`` at zero.
         separate: return the embeddings side by side and not their sum, in the order of

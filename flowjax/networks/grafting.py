@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import keystr
 
-Path: TypeAlias = tuple[Any, ...]
+LeafPath: TypeAlias = tuple[Any, ...]
 
 
 def graft(params: Any, onto: Any, *, skip: Sequence[str] = ()) -> Any:
@@ -46,7 +46,7 @@ def graft(params: Any, onto: Any, *, skip: Sequence[str] = ()) -> Any:
                 f"that it has in `onto`; got {jnp.shape(leaf)}"
             )
 
-    def choose(path: Path, fresh: Any) -> Any:
+    def choose(path: LeafPath, fresh: Any) -> Any:
         return jnp.asarray(old[path], fresh.dtype) if path in old else fresh
 
     return jax.tree_util.tree_map_with_path(choose, onto)
@@ -67,7 +67,7 @@ def ungrafted(params: Any, onto: Any, *, skip: Sequence[str] = ()) -> tuple[str,
     return tuple(keystr(path) for path in _leaves(onto, ()) if path not in old)
 
 
-def _leaves(tree: Any, skip: Sequence[str]) -> dict[Path, Any]:
+def _leaves(tree: Any, skip: Sequence[str]) -> dict[LeafPath, Any]:
     """Return ``path -> leaf`` of the leaves with none of ``skip`` in their path."""
     return {
         path: leaf

@@ -4,9 +4,10 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from flowjax._typing import PerExample, Time
-from flowjax.networks.checks import check_times
-from flowjax.networks.embeddings import MAX_FREQUENCY, Conditioning, at_least_float32
+from flowjax.dtypes import at_least_float32
+from flowjax.networks.arguments import check_times
+from flowjax.networks.embeddings import MAX_FREQUENCY, Conditioning
+from flowjax.typing import PerExample, Time
 
 
 class LogVariance(nn.Module):

@@ -6,9 +6,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from flowjax.dtypes import at_least_float32
+from flowjax.networks.arguments import check_input
 from flowjax.networks.base import Embedded, Network
-from flowjax.networks.checks import check_input
-from flowjax.networks.embeddings import at_least_float32
 
 _zeros = nn.initializers.zeros
 

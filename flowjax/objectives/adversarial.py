@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from flowjax._checks import check_state
-from flowjax._typing import Condition, PerExample, State, Time
+from flowjax.checks import check_state
+from flowjax.events import event_sum
+from flowjax.typing import Condition, PerExample, State, Time
 
 
 @runtime_checkable
@@ -136,7 +137,7 @@ def gradient_penalty(
 
     # Rows are independent: the gradient of the sum holds the gradient of each.
     slope = jax.grad(total)(jax.lax.stop_gradient(x))
-    return jnp.square(slope).reshape((len(x), -1)).sum(1)
+    return event_sum(jnp.square(slope))
 
 
 def _logits(

@@ -7,18 +7,24 @@ fixed point of finite steps: how far it lies from the truth is said with each.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from flowjax._typing import AverageVelocityField, Condition, State, Time, VelocityField
-from flowjax.fields import compose, diagonal, euler, total_derivative
-from flowjax.interpolants import Path, expand_like
-from flowjax.objectives._anchor import anchored
+from flowjax.events import over_event
+from flowjax.fields import compose, diagonal, euler_step
+from flowjax.interpolants import Path
 from flowjax.objectives.flow_map import semigroup
 from flowjax.objectives.flow_matching import flow_matching
-from flowjax.objectives.penalties import DEFAULT, Loss, Terms, plus
+from flowjax.objectives.penalties import Loss, Terms, mean_square, plus
+from flowjax.objectives.residuals import (
+    alpha_flow_residual,
+    anchored,
+    regression,
+)
+from flowjax.typing import AverageVelocityField, Condition, State, Time, VelocityField
 
 _sg = jax.lax.stop_gradient
 
@@ -29,7 +35,7 @@ def alpha_flow(
     s: Time,
     alpha: float | Float[Array, ""] | Time,
     *,
-    penalty: Callable[[Terms], Loss] = DEFAULT,
+    penalty: Callable[[Terms], Loss] = mean_square,
     share_equal: float = 0.0,
     clip: float | None = 4.0,
     second: AverageVelocityField | None = None,
@@ -45,8 +51,10 @@ def alpha_flow(
     itself: the size of the step does not depend on ``alpha``, whatever the penalty.
     For ``alpha > 0`` the average velocity is off the minimum by O(alpha).
 
-    The paper weighs the squared residual l by ``alpha / (l + c)``; `penalties.adaptive`
-    with power 1 and offset ``c / alpha^2`` is the same.
+    The paper weighs the squared residual l by ``alpha / (l + c)``. For ``alpha > 0``
+    this is `penalties.adaptive` with power 1 and the offset ``c / alpha^2``, which has
+    no limit: with it the gradient vanishes as ``alpha -> 0``. Anneal with a fixed
+    offset, as MeanFlow has it: the residual is in units of ``alpha`` for that purpose.
 
     Args:
         u: the average-velocity field to train.
@@ -68,32 +76,8 @@ def alpha_flow(
     """
     alphas = jnp.broadcast_to(jnp.asarray(alpha, path.t.dtype), path.t.shape)
 
-    def off_diagonal(path: Path, s: Time, a: Time) -> Terms:
-        x, t, v, cond = path.x, path.t, _sg(path.v), path.cond
-
-        def given(x: State, t: Time, s: Time, cond: Condition = None, /) -> State:
-            return v
-
-        def discrete() -> tuple[State, State]:
-            target = compose(given, second or u, x, t, s, a, cond)
-            if clip is not None:
-                target = jnp.clip(target, -clip, clip)
-            return target, jnp.zeros_like(x)
-
-        def continuous() -> tuple[State, State]:
-            _, derivative = total_derivative(u, x, t, s, v, cond)
-            reach = expand_like(s - t, x).astype(x.dtype)
-            return v + reach * derivative, derivative
-
-        target, derivative = jax.lax.cond(a.any(), discrete, continuous)
-        residual = u(x, t, s, cond) - _sg(target)
-        unit = expand_like(jnp.where(a > 0, a, 1), x).astype(x.dtype)
-        residual = residual + _sg(residual / unit - residual)
-        return Terms(residual, t, s, _sg(derivative))
-
-    return penalty(
-        anchored(u, path, s, off_diagonal, share_equal=share_equal, extra=alphas)
-    )
+    identity = partial(alpha_flow_residual, u, clip=clip, second=second)
+    return penalty(anchored(u, path, s, identity, alphas, share_equal=share_equal))
 
 
 def shortcut(
@@ -102,7 +86,7 @@ def shortcut(
     s: Time,
     *,
     target: AverageVelocityField | None = None,
-    penalty: Callable[[Terms], Loss] = DEFAULT,
+    penalty: Callable[[Terms], Loss] = mean_square,
     share_equal: float = 0.875,
     finest: int = 128,
     clip: float | None = 4.0,
@@ -155,7 +139,7 @@ def snap_flow(
     u: AverageVelocityField,
     path: Path,
     *,
-    penalty: Callable[[Terms], Loss] = DEFAULT,
+    penalty: Callable[[Terms], Loss] = mean_square,
     weight: float = 0.1,
     midpoint: bool = False,
     clip: float | None = 20.0,
@@ -183,14 +167,13 @@ def snap_flow(
     """
     x, zero = path.x0, jnp.zeros_like(path.t)
     one, cond = jnp.ones_like(path.t), path.cond
-    step = euler(diagonal(u))
+    step = euler_step(diagonal(u))
     target = compose(step, step, x, zero, one, 0.5, cond)
     if midpoint:  # the mean of both slopes, twice, less the first
         target = 2 * target - step(x, zero, one, cond)
     if clip is not None:
         target = jnp.clip(target, -clip, clip)
-    residual = u(x, zero, one, cond) - _sg(target)
-    jump = Terms(residual, zero, one, jnp.zeros_like(x))
+    jump = regression(u(x, zero, one, cond), target, zero, one)
     anchor = flow_matching(diagonal(u), path, penalty=penalty)
     return plus(anchor, penalty(jump), weight=weight)
 
@@ -204,7 +187,7 @@ def consistency_flow_matching(
     delta: float = 1e-3,
     boundary: float = 0.9,
     weight: float = 1e-5,
-    penalty: Callable[[Terms], Loss] = DEFAULT,
+    penalty: Callable[[Terms], Loss] = mean_square,
 ) -> Loss:
     """Return the penalties that make a velocity constant along each segment.
 
@@ -244,14 +227,14 @@ def consistency_flow_matching(
     end = jnp.clip(jnp.ceil(t * segments) / segments, 1 / segments, 1)
 
     def span(a: Time) -> Array:
-        return expand_like(a, x).astype(x.dtype)
+        return over_event(a, x)
 
     here = v(x, t, cond)
     there = _sg((v if target is None else target)(x + span(r - t) * line, r, cond))
     bootstrap = span(r - t) * line + span(end - r) * there
     goal = jnp.where(span(r) < boundary, bootstrap, span(end - t) * line)
-    position = Terms(span(end - t) * here - goal, t, end, jnp.zeros_like(x))
-    slope = Terms(here - there, t, r, jnp.zeros_like(x))
+    position = regression(span(end - t) * here, goal, t, end)
+    slope = regression(here, there, t, r)
     inside = (t < boundary) & (end - t > 1.01 * delta)
     mask = weight * inside.astype(x.dtype)
     return plus(penalty(position), penalty(slope), weight=mask)

@@ -6,55 +6,36 @@ held at 1; the members add an anchor on the diagonal or another parameterisation
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from flowjax._typing import (
-    AverageVelocityField,
-    Condition,
-    PerExample,
-    State,
-    Time,
-    VelocityField,
-)
+from flowjax.events import event_mean, over_event
 from flowjax.fields import diagonal
-from flowjax.interpolants import Path, expand_like
+from flowjax.interpolants import Path
 from flowjax.objectives.mean_flow import mean_flow
 from flowjax.objectives.penalties import (
     Loss,
     Terms,
-    adaptive,
+    clipped_cosine,
     mean_square,
     normalised,
     plus,
-    revalued,
-    weighted,
+    with_value,
+)
+from flowjax.objectives.residuals import regression
+from flowjax.typing import (
+    AverageVelocityField,
+    PerExample,
+    State,
+    VelocityField,
 )
 
 _sg = jax.lax.stop_gradient
 
 
-def clipped_cosine(terms: Terms) -> PerExample:
-    """Return FACM's penalty of a consistency residual.
-
-    Its value becomes ``(1 - sqrt(t)) clip(e, -1, 1)`` and the loss, with the mean
-    square l of that, ``cos(pi t / 2) l sg[(l + 1e-3)^-1/2]``. Clipping is biased where
-    the velocity is conditional.
-    """
-
-    def scale(e: State, t: Time) -> State:
-        return expand_like(1 - jnp.sqrt(t), e).astype(e.dtype) * jnp.clip(e, -1, 1)
-
-    root = adaptive(power=0.5, offset=1e-3 * terms.residual[0].size)
-    cosine = weighted(lambda t: jnp.cos(t * (jnp.pi / 2)), penalty=root)
-    return revalued(scale, penalty=cosine)(terms)
-
-
-_CLIPPED_COSINE: Any = clipped_cosine
-_NORMALISED: Any = normalised()
+_NORMALISED = normalised()
 
 
 def anchored_consistency(
@@ -62,7 +43,7 @@ def anchored_consistency(
     path: Path,
     *,
     anchor: VelocityField | None = None,
-    penalty: Callable[[Terms], Loss] = _CLIPPED_COSINE,
+    penalty: Callable[[Terms], Loss] = clipped_cosine,
     target: AverageVelocityField | None = None,
 ) -> Loss:
     """Return a consistency loss towards s = 1 plus a flow-matching anchor (FACM).
@@ -89,7 +70,7 @@ def anchored_consistency(
     """
     x, t, v = path.x, path.t, _sg(path.v)
     a = (diagonal(u) if anchor is None else anchor)(x, t, path.cond)
-    fit = mean_square(Terms(a - v, t, t, jnp.zeros_like(v)))
+    fit = mean_square(regression(a, v, t, t))
     jump = mean_flow(u, path, jnp.ones_like(t), penalty=penalty, target=target)
     return plus(jump, fit + 1 - _cosine(a, v))
 
@@ -102,36 +83,7 @@ def _cosine(a: State, b: State) -> PerExample:
         return jnp.sqrt(jnp.square(c).sum(-1) + 1e-12)
 
     cosine = (a * b).sum(-1) / (norm(a) * norm(b))
-    return cosine.reshape((len(a), -1)).mean(1)
-
-
-def trigonometric_field(
-    f: AverageVelocityField, *, sigma_data: float = 1.0
-) -> AverageVelocityField:
-    """Return the average velocity of a TrigFlow network ``F``.
-
-    ``X(x, t, s) = cos(d) x - sin(d) sigma_data F(x / sigma_data, t, s)`` with
-    ``d = pi (s - t) / 2`` on the trigonometric path whose source is
-    ``N(0, sigma_data^2 I)``; ``u = (X - x) / (s - t)``, whose limit on the diagonal is
-    ``-(pi / 2) sigma_data F``. Jumps to ``s = 1`` are those sCM learns.
-
-    Args:
-        f: the network ``F(x / sigma_data, t, s, cond)``.
-        sigma_data: standard deviation of the data and of the source.
-
-    References:
-        Lu and Song 2024, arXiv:2410.11081, Sec. 3.
-    """
-
-    def u(x: State, t: Time, s: Time, cond: Condition = None, /) -> State:
-        half_turn = math.pi / 2
-        gap = expand_like(s - t, x).astype(x.dtype)
-        # (cos d - 1) / (s - t) and sin d / (s - t), both finite on the diagonal.
-        sine = half_turn * jnp.sinc(gap / 2)
-        bend = -half_turn * jnp.sin(half_turn * gap / 2) * jnp.sinc(gap / 4)
-        return bend * x - sine * sigma_data * f(x / sigma_data, t, s, cond)
-
-    return u
+    return event_mean(cosine)
 
 
 def continuous_consistency(
@@ -174,7 +126,7 @@ def continuous_consistency(
     angle = (math.pi / 2) * (1 - t)
     cosine, product = jnp.cos(angle), jnp.cos(angle) * jnp.sin(angle)
     slope = -(2 / math.pi) * _sg(path.v)  # dx/dtheta
-    c, cs = (expand_like(a, x).astype(x.dtype) for a in (cosine, product))
+    c, cs = (over_event(a, x) for a in (cosine, product))
 
     value, derivative = jax.jvp(
         lambda x, t: f(x, t, jnp.ones_like(t), cond),
@@ -184,5 +136,5 @@ def continuous_consistency(
     r = jnp.asarray(warmup, x.dtype)
     g = -(c**2) * (sigma_data * value - slope)
     g = _sg(g - r * (cs * x + sigma_data * derivative))
-    residual = value + _sg(-g - value)
+    residual = with_value(value, -g)
     return penalty(Terms(residual, t, jnp.ones_like(t), _sg(derivative)))

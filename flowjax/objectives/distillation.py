@@ -1,20 +1,36 @@
 """Distillation: few-step students of a teacher's velocity or trajectories.
 
 A teacher enters as a field: its velocity, or the average velocity of its solver
-(``fields.chained(fields.euler(v), n)``). The terms are those of the other rooms, on the
-points that the student itself visits. Reflow has no function of its own: it is
+(``fields.chained(fields.euler_step(v), n)``). The terms are those of the other rooms,
+on the points that the student itself visits. Reflow has no function of its own: it is
 `flow_matching` on pairs of a teacher's start and end.
 """
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
 
-from flowjax._typing import (
+from flowjax.events import expand_like, over_event
+from flowjax.fields import (
+    diagonal,
+    euler_step,
+)
+from flowjax.interpolants import Interpolant, Path, sample_path
+from flowjax.objectives.flow_map import semigroup
+from flowjax.objectives.flow_matching import flow_matching
+from flowjax.objectives.penalties import (
+    Loss,
+    Penalty,
+    Terms,
+    displaced,
+    mean_square,
+    plus,
+    pseudo_huber,
+)
+from flowjax.objectives.residuals import regression
+from flowjax.typing import (
     AverageVelocityField,
     Condition,
     PerExample,
@@ -23,28 +39,8 @@ from flowjax._typing import (
     Time,
     VelocityField,
 )
-from flowjax.fields import (
-    TotalDerivative,
-    diagonal,
-    difference_quotient,
-    euler,
-)
-from flowjax.interpolants import Interpolant, Path, expand_like, sample_path
-from flowjax.objectives.flow_map import semigroup
-from flowjax.objectives.flow_matching import flow_matching
-from flowjax.objectives.mean_flow import mean_flow
-from flowjax.objectives.penalties import (
-    DEFAULT,
-    Loss,
-    Penalty,
-    Terms,
-    displaced,
-    plus,
-    pseudo_huber,
-)
 
 _sg = jax.lax.stop_gradient
-_QUOTIENT = partial(difference_quotient, step=0.01)
 
 
 def trajectory_distillation(
@@ -58,7 +54,7 @@ def trajectory_distillation(
     delta: float = 0.02,
     velocity_weight: float = 1.0,
     consistency_weight: float = 1.0,
-    penalty: Callable[[Terms], Loss] = DEFAULT,
+    penalty: Callable[[Terms], Loss] = mean_square,
 ) -> Loss:
     """Return TraFlow's three terms: output, velocity and self-consistency.
 
@@ -90,8 +86,7 @@ def trajectory_distillation(
     """
     x, t, cond = path.x, path.t, path.cond
     one, of_map = jnp.ones_like(t), displaced(penalty=penalty)
-    goal = _sg(trajectory(x, t, one, cond))
-    output = Terms(u(x, t, one, cond) - goal, t, one, jnp.zeros_like(x))
+    output = regression(u(x, t, one, cond), trajectory(x, t, one, cond), t, one)
     taught = path._replace(v=_sg(velocity(x, t, cond)))
     fraction = jnp.minimum(delta / jnp.maximum(s - t, delta), 1)
     along = semigroup(
@@ -115,7 +110,7 @@ def flow_guided_distillation(
     *,
     velocity: VelocityField,
     weight: float = 1.0,
-    penalty: Callable[[Terms], Loss] = DEFAULT,
+    penalty: Callable[[Terms], Loss] = mean_square,
 ) -> Loss:
     """Return SlimFlow's one-step distillation: the pair, and the student's two steps.
 
@@ -142,12 +137,12 @@ def flow_guided_distillation(
     start = path._replace(x=path.x0, t=zero, v=path.x1 - path.x0)
     known = _once(v, path.x0, zero, path.cond)
     guide = semigroup(
-        euler(known),
+        euler_step(known),
         start,
         jnp.ones_like(zero),
         fraction=fraction,
-        first=euler(known),
-        second=euler(velocity),
+        first=euler_step(known),
+        second=euler_step(velocity),
         penalty=penalty,
     )
     return plus(flow_matching(known, start, penalty=penalty), guide, weight=weight)
@@ -160,21 +155,6 @@ def _once(v: VelocityField, x: State, t: Time, cond: Condition) -> VelocityField
     """
     value = v(x, t, cond)
     return lambda x, t, cond=None: value
-
-
-def anneal_source(key: PRNGKey, x0: State, beta: float | Float[Array, ""]) -> State:
-    """Return ``sqrt(1 - beta^2) x0 + beta noise``: from independent to teacher's pairs.
-
-    At ``beta = 1`` the source is independent of the data, at 0 it is the pair's: the
-    law of a standard normal source stays what it is. SlimFlow lets beta fall linearly.
-
-    References:
-        Zhu et al. 2024, SlimFlow, arXiv:2407.12718 (annealing reflow).
-    """
-    b = jnp.asarray(beta, x0.dtype)
-    return jnp.sqrt((1 - b) * (1 + b)) * x0 + b * jax.random.normal(
-        key, x0.shape, x0.dtype
-    )
 
 
 def self_corrected_distillation(
@@ -222,125 +202,24 @@ def self_corrected_distillation(
     x, t, cond = path.x, path.t, path.cond
     key_up, key_down = jax.random.split(key)
     huber = displaced(penalty=pseudo_huber(scale=0.01) if penalty is None else penalty)
-    one, aim = jnp.ones_like(t), euler(v if target is None else target)
+    one, aim = jnp.ones_like(t), euler_step(v if target is None else target)
     reach = jnp.maximum(1 - t, jnp.finfo(t.dtype).tiny)
     up = jax.random.uniform(key_up, t.shape, t.dtype) * jnp.minimum(1 - t, hop)
     down = jax.random.uniform(key_down, t.shape, t.dtype) * jnp.minimum(t, hop)
 
     def near_data(y: State, m: Time, s: Time, cond: Condition = None, /) -> State:
         # The one average velocity from y to 1 that ends in the data.
-        left = expand_like(jnp.maximum(s - m, jnp.finfo(m.dtype).eps), y)
-        exact = (path.x1 - y) / left.astype(y.dtype)
+        left = over_event(jnp.maximum(s - m, jnp.finfo(m.dtype).eps), y)
+        exact = (path.x1 - y) / left
         return jnp.where(expand_like(m > 1 - truncation, y), exact, aim(y, m, s, cond))
 
-    jump = partial(semigroup, euler(_once(v, x, t, cond)), path, one, penalty=huber)
-    forward = jump(fraction=up / reach, first=euler(velocity), second=near_data)
-    backward = jump(fraction=-down / reach, first=euler(velocity), second=aim)
+    jump = partial(
+        semigroup, euler_step(_once(v, x, t, cond)), path, one, penalty=huber
+    )
+    forward = jump(fraction=up / reach, first=euler_step(velocity), second=near_data)
+    backward = jump(fraction=-down / reach, first=euler_step(velocity), second=aim)
     own = _sg(path.x0 + v(path.x0, jnp.zeros_like(t), cond))
     again = sample_path(interpolant, path.x0, own, t, cond)
-    residual = v(again.x, t, cond) - again.v
-    correction = displaced()(Terms(residual, t, one, jnp.zeros_like(x)))
+    fit = regression(v(again.x, t, cond), again.v, t, one)
+    correction = displaced()(fit)
     return forward + backward_weight * backward + correction_weight * correction
-
-
-def velocity_matching(
-    u: AverageVelocityField,
-    path: Path,
-    *,
-    velocity: VelocityField,
-    derivative: TotalDerivative = _QUOTIENT,
-    penalty: Callable[[Terms], Loss] = DEFAULT,
-) -> Loss:
-    """Return MDT-dist's velocity matching: `mean_flow` to s = 1 by finite differences.
-
-    ``u(x, t, 1) - sg[v_T + (1 - t) D]`` with the difference quotient D along the
-    teacher: off the truth by the order of its step. The paper also normalises D, which
-    moves the fixed point; this does not.
-
-    Args:
-        u: the average-velocity field to train.
-        path: points on conditional paths, times at most 1 less the step.
-        velocity: the teacher.
-        derivative: how the total derivative is computed.
-        penalty: from the residual to the loss.
-
-    References:
-        MDT-dist, arXiv:2509.04406.
-    """
-    return mean_flow(
-        u,
-        path,
-        jnp.ones_like(path.t),
-        velocity=velocity,
-        derivative=derivative,
-        penalty=penalty,
-    )
-
-
-def pushed(
-    u: AverageVelocityField,
-    x0: State,
-    direction: State,
-    cond: Condition = None,
-    *,
-    penalty: Callable[[Terms], Loss] = DEFAULT,
-) -> Loss:
-    """Return a loss whose gradient moves the one-step sample against ``direction``.
-
-    The residual of ``u(x0, 0, 1)`` has the value ``direction``: descent moves
-    ``x0 + u(x0, 0, 1)`` along ``-direction``. Distribution matching (velocity
-    distillation, TwinFlow's rectification) takes for it the difference of two
-    velocities at a noised own sample.
-
-    Args:
-        u: the average-velocity field to train.
-        x0: noise [batch, *event].
-        direction: without gradient [batch, *event].
-        cond: a pytree with leading axis batch, or None.
-        penalty: from the residual to the loss.
-    """
-    zero = jnp.zeros_like(x0.reshape((len(x0), -1))[:, 0])
-    value = u(x0, zero, jnp.ones_like(zero), cond)
-    residual = value + _sg(direction - value)
-    return penalty(Terms(residual, zero, jnp.ones_like(zero), jnp.zeros_like(value)))
-
-
-def velocity_distillation(
-    u: AverageVelocityField,
-    x0: State,
-    noise: State,
-    t: Time,
-    cond: Condition = None,
-    *,
-    velocity: VelocityField,
-    interpolant: Interpolant,
-    derivative: TotalDerivative = _QUOTIENT,
-    penalty: Callable[[Terms], Loss] = DEFAULT,
-) -> Loss:
-    """Return MDT-dist's velocity distillation: `velocity_matching` of own samples.
-
-    The residual of `velocity_matching` at a noised own sample is the direction in which
-    the one-step sample is `pushed`.
-
-    Args:
-        u: the average-velocity field to train.
-        x0: noise of the one-step samples [batch, *event].
-        noise: what they are noised with [batch, *event].
-        t: times of the noised samples [batch].
-        cond: a pytree with leading axis batch, or None.
-        velocity: the teacher.
-        interpolant: joins the noise to the samples.
-        derivative: how the total derivative is computed.
-        penalty: from the residual to the loss.
-
-    References:
-        MDT-dist, arXiv:2509.04406.
-    """
-    zero = jnp.zeros_like(t)
-    own = _sg(x0 + u(x0, zero, jnp.ones_like(t), cond))
-    path = sample_path(interpolant, noise, own, t, cond)
-    keep: Any = lambda terms: terms.residual  # noqa: E731
-    direction = velocity_matching(
-        u, path, velocity=velocity, derivative=derivative, penalty=keep
-    )
-    return pushed(u, x0, _sg(direction), cond, penalty=penalty)

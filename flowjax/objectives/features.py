@@ -21,6 +21,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from flowjax.events import flatten_event
+
 Features = Float[Array, "batch *feature"]
 Scalar = Float[Array, ""]
 
@@ -147,7 +149,7 @@ def _rows(features: Features) -> Float[Array, "batch dim"]:
         raise ValueError(
             f"`features` must have at least two rows [batch, ...]; got {features.shape}"
         )
-    return features.reshape((len(features), -1))
+    return flatten_event(features)
 
 
 def _log_mean_exp(d: Float[Array, "batch batch"], temperature: float) -> Scalar:

@@ -12,23 +12,25 @@ rows with s = t; with one, the same residuals distil it.
 """
 
 from collections.abc import Callable
-from typing import Any, Literal, TypeAlias, get_args
+from functools import partial
+from typing import Literal, cast
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from flowjax._typing import AverageVelocityField, Time, VelocityField
-from flowjax.fields import compose, destination_derivative, diagonal
-from flowjax.interpolants import Path, expand_like
-from flowjax.objectives._anchor import anchored
-from flowjax.objectives.mean_flow import EulerianStop, mean_flow
-from flowjax.objectives.penalties import DEFAULT, Loss, Terms, normalised
-
-LagrangianStop: TypeAlias = Literal["derivative", "velocity", "nothing"]
-"""What carries no gradient: each entry stops less than the one before."""
-
-_sg = jax.lax.stop_gradient
+from flowjax.fields import diagonal
+from flowjax.interpolants import Path
+from flowjax.objectives.mean_flow import mean_flow
+from flowjax.objectives.penalties import Loss, Terms, mean_square, normalised
+from flowjax.objectives.residuals import (
+    EulerianStop,
+    LagrangianStop,
+    anchored,
+    eulerian_residual,
+    lagrangian_residual,
+    semigroup_residual,
+)
+from flowjax.typing import AverageVelocityField, Time, VelocityField
 
 
 def lagrangian(
@@ -36,7 +38,7 @@ def lagrangian(
     path: Path,
     s: Time,
     *,
-    penalty: Callable[[Terms], Loss] = DEFAULT,
+    penalty: Callable[[Terms], Loss] = mean_square,
     share_equal: float = 0.0,
     velocity: VelocityField | None = None,
     stop: LagrangianStop = "velocity",
@@ -71,32 +73,10 @@ def lagrangian(
         Boffi et al. 2024, Flow Map Matching, arXiv:2406.07507, Eq. 8; Boffi et al.
         2025, arXiv:2505.18825 (LSD).
     """
-    if stop not in get_args(LagrangianStop):
-        raise ValueError(
-            f"`stop` must be one of {get_args(LagrangianStop)}; got {stop}"
-        )
-    own = velocity is None
-    v = diagonal(u) if velocity is None else velocity
-
-    def off_diagonal(path: Path, s: Time, extra: None) -> Terms:
-        x, t, cond = path.x, path.t, path.cond
-        prediction, slope = destination_derivative(u, x, t, s, cond)
-        reach = expand_like(s - t, x).astype(x.dtype)
-        end, rate = x + reach * prediction, prediction + reach * slope
-        if stop == "nothing":
-            residual = rate - v(end, s, cond)
-        else:
-            residual = rate - _sg(v(_sg(end), s, cond))
-        if stop == "derivative":
-            residual = prediction + _sg(residual - prediction)
-        return Terms(residual, t, s, _sg(slope))
-
-    if own and share_equal == 0:
-        raise ValueError(
-            "without a teacher `velocity` the diagonal is the anchor: `share_equal` "
-            "must be positive; got 0"
-        )
-    return penalty(anchored(u, path, s, off_diagonal, share_equal=share_equal))
+    if velocity is None:
+        _need_anchor(share_equal)
+    identity = partial(lagrangian_residual, u, velocity=velocity, stop=stop)
+    return penalty(anchored(u, path, s, identity, share_equal=share_equal))
 
 
 def eulerian(
@@ -104,7 +84,7 @@ def eulerian(
     path: Path,
     s: Time,
     *,
-    penalty: Callable[[Terms], Loss] = DEFAULT,
+    penalty: Callable[[Terms], Loss] = mean_square,
     share_equal: float = 0.0,
     velocity: VelocityField | None = None,
     stop: EulerianStop = "velocity",
@@ -138,11 +118,8 @@ def eulerian(
     References:
         arXiv:2406.07507, Eq. 10; arXiv:2505.18825 (ESD).
     """
-    if velocity is None and share_equal == 0:
-        raise ValueError(
-            "without a teacher `velocity` the diagonal is the anchor: `share_equal` "
-            "must be positive; got 0"
-        )
+    if velocity is None:
+        _need_anchor(share_equal)
     return mean_flow(
         u,
         path,
@@ -160,7 +137,7 @@ def semigroup(
     s: Time,
     *,
     fraction: float | Time = 0.5,
-    penalty: Callable[[Terms], Loss] = DEFAULT,
+    penalty: Callable[[Terms], Loss] = mean_square,
     share_equal: float = 0.0,
     first: AverageVelocityField | None = None,
     second: AverageVelocityField | None = None,
@@ -204,15 +181,8 @@ def semigroup(
         )
     fractions = jnp.broadcast_to(jnp.asarray(fraction, path.t.dtype), path.t.shape)
 
-    def off_diagonal(path: Path, s: Time, fraction: Time) -> Terms:
-        x, t, cond = path.x, path.t, path.cond
-        target = compose(first or u, second or u, x, t, s, fraction, cond)
-        if clip is not None:
-            target = jnp.clip(target, -clip, clip)
-        residual = u(x, t, s, cond) - _sg(target)
-        return Terms(residual, t, s, jnp.zeros_like(x))
-
-    terms = anchored(u, path, s, off_diagonal, share_equal=share_equal, extra=fractions)
+    identity = partial(semigroup_residual, u, first=first, second=second, clip=clip)
+    terms = anchored(u, path, s, identity, fractions, share_equal=share_equal)
     return penalty(terms)
 
 
@@ -256,13 +226,19 @@ def align_your_flow(
     """
     if form not in ("eulerian", "lagrangian"):
         raise ValueError(f"`form` must be 'eulerian' or 'lagrangian'; got {form!r}")
-    penalty = normalised() if penalty is None else penalty
-    shared: Any = {
-        "penalty": penalty,
-        "share_equal": share_equal,
-        "velocity": velocity,
-        "stop": "derivative",
-    }
     if form == "lagrangian":
-        return lagrangian(u, path, s, **shared)
-    return mean_flow(u, path, s, derivative_scale=warmup, **shared)
+        residual = partial(lagrangian_residual, stop="derivative")
+    else:
+        residual = partial(eulerian_residual, derivative_scale=warmup)
+    identity = partial(residual, u, velocity=velocity)
+    terms = anchored(u, path, s, identity, share_equal=share_equal)
+    return cast(Loss, normalised()(terms)) if penalty is None else penalty(terms)
+
+
+def _need_anchor(share_equal: float) -> None:
+    """Raise ValueError where nothing but the diagonal could be the anchor."""
+    if share_equal == 0:
+        raise ValueError(
+            "without a teacher `velocity` the diagonal is the anchor: `share_equal` "
+            "must be positive; got 0"
+        )

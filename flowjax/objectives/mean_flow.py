@@ -6,21 +6,31 @@ direction of the derivative, where gradients stop, and the penalty.
 """
 
 from collections.abc import Callable
-from typing import Any, Literal, TypeAlias, get_args
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from flowjax._typing import AverageVelocityField, State, Time, VelocityField
+from flowjax.events import over_event
 from flowjax.fields import TotalDerivative, total_derivative
-from flowjax.interpolants import Path, expand_like
-from flowjax.objectives._anchor import anchored
+from flowjax.interpolants import Path
 from flowjax.objectives.flow_matching import flow_matching
-from flowjax.objectives.penalties import DEFAULT, Loss, Terms, plus
-
-EulerianStop: TypeAlias = Literal["derivative", "advection", "velocity", "nothing"]
-"""What carries no gradient: each entry stops less than the one before."""
+from flowjax.objectives.penalties import Loss, Terms, mean_square, plus
+from flowjax.objectives.residuals import (
+    EulerianStop,
+    Tangent,
+    anchored,
+    eulerian_residual,
+    reversal_residual,
+)
+from flowjax.typing import (
+    AverageVelocityField,
+    Condition,
+    State,
+    Time,
+    VelocityField,
+)
 
 _sg = jax.lax.stop_gradient
 
@@ -30,10 +40,10 @@ def mean_flow(
     path: Path,
     s: Time,
     *,
-    penalty: Callable[[Terms], Loss] = DEFAULT,
+    penalty: Callable[[Terms], Loss] = mean_square,
     share_equal: float = 0.0,
     velocity: VelocityField | None = None,
-    tangent: VelocityField | State | None = None,
+    tangent: Tangent | None = None,
     target: AverageVelocityField | None = None,
     stop: EulerianStop = "derivative",
     gradient_share: float | Float[Array, ""] = 1.0,
@@ -64,8 +74,8 @@ def mean_flow(
             The default 0 is right for every ``s``.
         velocity: ``v(x, t, cond)`` in place of ``path.v`` on the rows that are not
             spared: a teacher, `flowjax.fields.diagonal` of ``u`` itself, a closed form.
-        tangent: ``w(x, t, cond)`` or its values [batch, *event], the direction of the
-            derivative, where it is not the velocity itself.
+        tangent: ``w(x, t, cond)`` or its values [batch, *event], an array of JAX or of
+            NumPy: the direction of the derivative, where it is not the velocity itself.
         target: the field whose derivative enters the target; no gradient reaches it.
             None nests the derivative in the gradient: prediction and derivative come
             from one pass of ``u``. With a field (``u`` itself, an average of its
@@ -94,64 +104,57 @@ def mean_flow(
         Eq. 9-11 and 22. Stops: Boffi et al. 2025, arXiv:2505.18825; gradient share:
         You et al. 2025, Modular MeanFlow, arXiv:2508.17426.
     """
-    if stop not in get_args(EulerianStop):
-        raise ValueError(f"`stop` must be one of {get_args(EulerianStop)}; got {stop}")
     if target is not None and stop != "derivative":
         raise ValueError(
             "a `target` field carries no gradient, so `stop` must be 'derivative'; "
             f"got {stop!r}"
         )
-
-    known = tangent if isinstance(tangent, Array) else None
-
-    def off_diagonal(path: Path, s: Time, known: State | None) -> Terms:
-        x, t, cond = path.x, path.t, path.cond
-        v = path.v if velocity is None else velocity(x, t, cond)
-        v = v if stop == "nothing" else _sg(v)
-        if known is not None:
-            w = _sg(known).astype(x.dtype)
-        elif callable(tangent):
-            w = _sg(tangent(x, t, cond)).astype(x.dtype)
-        else:
-            w = v
-        field = target or u
-        prediction, slope = _derivative(derivative, field, path, s, w, stop)
-        if stop == "derivative":
-            slope = _sg(slope)
-        elif not (isinstance(gradient_share, float) and gradient_share == 1.0):
-            kept = jnp.asarray(gradient_share, x.dtype)
-            slope = kept * slope + (1 - kept) * _sg(slope)
-        reach = expand_like(s - t, x).astype(x.dtype)
-        goal = v + jnp.asarray(derivative_scale, x.dtype) * reach * slope
-        residual = -goal if target is not None else prediction - goal
-        return Terms(residual, t, s, _sg(slope))
-
-    rows: Any = {"share_equal": share_equal, "extra": known}
+    identity = partial(
+        eulerian_residual,
+        velocity=velocity,
+        stop=stop,
+        gradient_share=gradient_share,
+        derivative_scale=derivative_scale,
+    )
+    rows = ()
+    if callable(tangent):
+        identity = partial(identity, tangent=tangent)
+    elif tangent is not None:
+        rows = (jnp.asarray(tangent),)  # split as the rows of the batch are
     if target is None:
-        return penalty(anchored(u, path, s, off_diagonal, **rows))
-    terms = anchored(_zero, path, s, off_diagonal, **rows)
+        nested = partial(identity, u, derivative=derivative)
+        return penalty(anchored(u, path, s, nested, *rows, share_equal=share_equal))
+    goal = partial(identity, _zero, derivative=_of_another(target, derivative))
+    terms = anchored(_zero, path, s, goal, *rows, share_equal=share_equal)
     prediction = u(path.x, path.t, s, path.cond)
     return penalty(terms._replace(residual=prediction + _sg(terms.residual)))
 
 
-def _zero(x: State, t: Time, s: Time, cond: Any = None, /) -> State:
+def _zero(x: State, t: Time, s: Time, cond: Condition = None, /) -> State:
     return jnp.zeros_like(x)
 
 
-def _derivative(
-    derivative: TotalDerivative,
-    u: AverageVelocityField,
-    path: Path,
-    s: Time,
-    w: State,
-    stop: EulerianStop,
-) -> tuple[State, State]:
-    """Return ``u`` and ``du/dt``, its spatial part without gradient for "advection"."""
-    if stop != "advection":
-        return derivative(u, path.x, path.t, s, w, path.cond)
-    prediction, in_time = derivative(u, path.x, path.t, s, jnp.zeros_like(w), path.cond)
-    _, in_space = jax.jvp(lambda x: u(x, path.t, s, path.cond), (path.x,), (w,))
-    return prediction, in_time + _sg(in_space)
+def _of_another(
+    target: AverageVelocityField, derivative: TotalDerivative
+) -> TotalDerivative:
+    """Return a derivative that is the target's, whatever the field, which is zero.
+
+    The residual is then minus the goal, and the prediction of all rows is added to it
+    afterwards in one pass.
+    """
+
+    def total(
+        u: AverageVelocityField,
+        x: State,
+        t: Time,
+        s: Time,
+        v: State,
+        cond: Condition = None,
+        /,
+    ) -> tuple[State, State]:
+        return u(x, t, s, cond), derivative(target, x, t, s, v, cond)[1]
+
+    return total
 
 
 def improved_mean_flow(
@@ -160,7 +163,7 @@ def improved_mean_flow(
     path: Path,
     s: Time,
     *,
-    penalty: Callable[[Terms], Loss] = DEFAULT,
+    penalty: Callable[[Terms], Loss] = mean_square,
     share_equal: float = 0.0,
     target: AverageVelocityField | None = None,
 ) -> Loss:
@@ -210,7 +213,7 @@ def bidirectional_mean_flow(
     s: Time,
     *,
     weight: float | Float[Array, ""] = 1.0,
-    penalty: Callable[[Terms], Loss] = DEFAULT,
+    penalty: Callable[[Terms], Loss] = mean_square,
     share_equal: float = 0.0,
 ) -> Loss:
     """Return `mean_flow` plus ``weight`` times the penalty of the reversed jump.
@@ -234,17 +237,11 @@ def bidirectional_mean_flow(
     References:
         Dai et al. 2026, BiFM, arXiv:2603.24942; read in a summary, not in the paper.
     """
-
-    def reversed_jump(path: Path, s: Time, forth: State) -> Terms:
-        x, t, cond = path.x, path.t, path.cond
-        end = _sg(x + expand_like(s - t, x).astype(x.dtype) * forth)
-        residual = forth - _sg(u(end, s, t, cond))
-        return Terms(residual, t, s, jnp.zeros_like(x))
-
-    keep: Any = lambda terms: terms  # noqa: E731
-    terms: Any = mean_flow(u, path, s, penalty=keep, share_equal=share_equal)
+    identity = partial(eulerian_residual, u)
+    terms = anchored(u, path, s, identity, share_equal=share_equal)
     # The prediction again, from its residual: a second pass would cost a gradient more.
-    reach = expand_like(s - path.t, path.x).astype(path.x.dtype)
+    reach = over_event(s - path.t, path.x)
     forth = terms.residual + _sg(path.v + reach * terms.derivative)
-    back = anchored(None, path, s, reversed_jump, share_equal=share_equal, extra=forth)
+    reversal = partial(reversal_residual, u)
+    back = anchored(None, path, s, reversal, forth, share_equal=share_equal)
     return plus(penalty(terms), penalty(back), weight=weight)

@@ -4,86 +4,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from flowjax._checks import check_time
-from flowjax._typing import (
+from flowjax.checks import check_time
+from flowjax.fields import flow_map
+from flowjax.interpolants import Path
+from flowjax.row_groups import count_groups
+from flowjax.typing import (
     AverageVelocityField,
     PerExample,
-    PRNGKey,
     Time,
     TimeFunction,
 )
-from flowjax.fields import flow_map
-from flowjax.interpolants import Interpolant, Path, coefficients
-
-
-def grouped_times(
-    key: PRNGKey,
-    batch: int,
-    /,
-    *,
-    group: int = 4,
-    gap: float = 160 / 2**12,
-    low: float = 0.006,
-    high: float = 0.999,
-) -> tuple[Time, Time, Time]:
-    """Draw ``t <= q <= s``, the same for the rows of a group.
-
-    ``t ~ U[low, high)``, ``s ~ U[t, 1)``, and q is nearer to the data than t by ``gap``
-    in the noise-to-signal ratio ``eta = (1 - t) / t`` of the linear path:
-    ``eta(q) = max(eta(s), eta(t) - gap)``. Smaller gaps are nearer to the continuous
-    limit and learn more slowly.
-
-    Args:
-        key: typed random key.
-        batch: number of rows, a multiple of ``group``.
-        group: consecutive rows that share their times.
-        gap: between t and q; the paper has 160 / 2^12.
-        low: least start, positive.
-        high: upper end of the starts, less than 1.
-
-    Returns:
-        ``t``, ``q`` and ``s``, each [batch].
-
-    Raises:
-        ValueError: if an option is out of range or ``group`` does not divide ``batch``.
-
-    References:
-        Zhou et al. 2025, Inductive Moment Matching, arXiv:2503.07565 (their clock
-        is ``1 - t``).
-    """
-    if not (0 < low < high < 1 and gap > 0):
-        raise ValueError(
-            f"need 0 < `low` < `high` < 1 and `gap` > 0; got {low}, {high} and {gap}"
-        )
-    groups = _groups(batch, group)
-    key_start, key_end = jax.random.split(key)
-    t = jax.random.uniform(key_start, (groups,), minval=low, maxval=high)
-    s = t + (1 - t) * jax.random.uniform(key_end, (groups,))
-    ratio = jnp.maximum((1 - s) / s, (1 - t) / t - gap)
-    q = jnp.clip(1 / (1 + ratio), t, s)
-    return jnp.repeat(t, group), jnp.repeat(q, group), jnp.repeat(s, group)
-
-
-def moment_weight(
-    interpolant: Interpolant, *, bias: float = 5.0, power: float = 1.0
-) -> TimeFunction:
-    """Return ``sigmoid(bias - l) l' alpha^power / (2 (alpha^2 + sigma^2))``.
-
-    ``l = log(alpha^2 / sigma^2)`` is the log signal-to-noise ratio. Finite inside
-    (0, 1).
-
-    References:
-        Zhou et al. 2025, Inductive Moment Matching, arXiv:2503.07565.
-    """
-
-    def weight(t: Float[Array, "..."], /) -> Float[Array, "..."]:
-        c = coefficients(interpolant, t)
-        log_ratio = 2 * (jnp.log(c.alpha) - jnp.log(c.sigma))
-        slope = 2 * (c.d_alpha / c.alpha - c.d_sigma / c.sigma)
-        scale = c.alpha**power / (c.alpha**2 + c.sigma**2)
-        return jax.nn.sigmoid(bias - log_ratio) * slope * scale / 2
-
-    return weight
 
 
 def inductive_moment_matching(
@@ -121,7 +51,7 @@ def inductive_moment_matching(
             as a whole is compared. A group whose rows differ in their times gets NaN.
         target: the field ``u'``; None: ``u``.
         sigma_data: scale of the network's output, which sets the width of the kernel.
-        weight: of time, such as `moment_weight`; None: one.
+        weight: of time, such as `flowjax.weights.moment_weight`; None: one.
 
     Returns:
         The loss of its group for each row [batch].
@@ -139,7 +69,7 @@ def inductive_moment_matching(
     check_time("nearer.t", nearer.t, batch)
     if not sigma_data > 0:
         raise ValueError(f"`sigma_data` must be positive; got {sigma_data}")
-    groups = _groups(batch, group)
+    groups = count_groups(batch, group)
 
     def in_groups(a: Array) -> Array:
         return a.reshape((groups, group, -1))
@@ -168,12 +98,3 @@ def _laplace(
     square = jnp.square(a[:, :, None] - b[:, None]).sum(-1)
     # The root has no derivative at 0: below this it is constant, as in the paper.
     return jnp.exp(-jnp.sqrt(jnp.maximum(square, 1e-16)) / scale)
-
-
-def _groups(batch: int, group: int) -> int:
-    """Return how many groups a batch has, or raise ValueError."""
-    if group < 2 or batch % group:
-        raise ValueError(
-            f"`group` must be at least 2 and divide the batch of {batch}; got {group}"
-        )
-    return batch // group

@@ -12,14 +12,15 @@ that is not quadratic moves the minimiser away from the mean; see `adaptive`.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
+from typing import NamedTuple, TypeAlias, cast
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Float
+from typing_extensions import TypeVar
 
-from flowjax._typing import PerExample, State, Time, TimeFunction
-from flowjax.interpolants import expand_like
+from flowjax.events import event_mean, event_sum, expand_like, flatten_event, over_event
+from flowjax.typing import PerExample, State, Time, TimeFunction
 
 
 class Terms(NamedTuple):
@@ -43,21 +44,21 @@ class Terms(NamedTuple):
 Penalty: TypeAlias = Callable[[Terms], PerExample]
 """``terms -> loss [batch]``."""
 
-Loss = TypeVar("Loss")
+# With a default, as that of the parameter `penalty` says nothing to a type checker.
+Loss = TypeVar("Loss", default=PerExample)
 """What a penalty returns: a loss [batch], with `diagnosed` a pair (loss, metrics)."""
 
 
 def mean_square(terms: Terms) -> PerExample:
     """Return ``|e|^2 / dim``, the mean over the event of the squared residual."""
-    return jnp.square(terms.residual).reshape((len(terms.residual), -1)).mean(1)
-
-
-DEFAULT: Any = mean_square
-"""The default penalty of the objectives; Any, as a default cannot determine `Loss`."""
+    return event_mean(jnp.square(terms.residual))
 
 
 def pseudo_huber(*, scale: float) -> Penalty:
     """Return the penalty ``sqrt(|e|^2 + scale^2) - scale``, linear in large residuals.
+
+    Args:
+        scale: where the square turns into a line, in units of the norm of the residual.
 
     Raises:
         ValueError: unless ``scale > 0``.
@@ -103,6 +104,14 @@ def adaptive(
     return weighted_penalty
 
 
+def root_mean_square(terms: Terms) -> PerExample:
+    """Return ``l sg[(l + 1e-6)^-1/2]`` for the mean square l: nearly its root.
+
+    Barron's general loss with shape 1 and scale 1e-3, its weight without gradient.
+    """
+    return adaptive(power=0.5, offset=1e-6 * terms.residual[0].size)(terms)
+
+
 def weighted(weight: TimeFunction, *, penalty: Penalty = mean_square) -> Penalty:
     """Return the penalty ``w(t) l`` for an inner penalty l and a weight of time."""
     return lambda terms: weight(terms.t) * penalty(terms)
@@ -143,6 +152,11 @@ def logarithmic(
     and like that one it is biased where the target is noisy. The minimum over ``l`` is
     ``log(offset)`` for ``w = 0``.
 
+    Args:
+        log_variance: ``w(t, s)`` [batch], with its own parameters; None: zero.
+        offset: keeps the logarithm finite, in units of the loss.
+        penalty: the inner penalty.
+
     Raises:
         ValueError: unless ``offset > 0``.
 
@@ -161,24 +175,29 @@ def logarithmic(
     return logarithm
 
 
-def displaced(*, penalty: Callable[[Terms], Loss] = DEFAULT) -> Callable[[Terms], Loss]:
+def displaced(
+    *, penalty: Callable[[Terms], Loss] = mean_square
+) -> Callable[[Terms], Loss]:
     """Multiply the residual by ``s - t``: from velocities to the points they lead to.
 
     The residual of ``u(x, t, s)`` becomes that of the flow map ``X(x, t, s)``.
     """
 
     def of_the_map(terms: Terms) -> Loss:
-        reach = expand_like(terms.s - terms.t, terms.residual)
-        reach = reach.astype(terms.residual.dtype)
+        reach = over_event(terms.s - terms.t, terms.residual)
         return penalty(terms._replace(residual=reach * terms.residual))
 
     return of_the_map
 
 
 def clipped(
-    bound: float, *, penalty: Callable[[Terms], Loss] = DEFAULT
+    bound: float, *, penalty: Callable[[Terms], Loss] = mean_square
 ) -> Callable[[Terms], Loss]:
     """Clip every entry of the residual's value to ``[-bound, bound]``.
+
+    Args:
+        bound: largest absolute value of an entry.
+        penalty: the inner penalty.
 
     Raises:
         ValueError: unless ``bound > 0``.
@@ -188,9 +207,13 @@ def clipped(
 
 
 def normalised(
-    *, offset: float = 0.1, penalty: Callable[[Terms], Loss] = DEFAULT
+    *, offset: float = 0.1, penalty: Callable[[Terms], Loss] = mean_square
 ) -> Callable[[Terms], Loss]:
     """Replace the residual's value by ``e / (|e| + offset)``, 2-norm over the event.
+
+    Args:
+        offset: added to the norm of the residual; for small residuals, the scale.
+        penalty: the inner penalty.
 
     Raises:
         ValueError: unless ``offset > 0``.
@@ -202,25 +225,45 @@ def normalised(
 
     def normalise(e: State, t: Time) -> State:
         # The root of a sum of squares has no derivative at 0; here it needs none.
-        norm = jnp.sqrt(jnp.square(e).reshape((len(e), -1)).sum(1))
+        norm = jnp.sqrt(event_sum(jnp.square(e)))
         return e / (expand_like(norm, e) + offset)
 
     return revalued(normalise, penalty=penalty)
 
 
+def clipped_cosine(terms: Terms) -> PerExample:
+    """Return FACM's penalty of a consistency residual.
+
+    Its value becomes ``(1 - sqrt(t)) clip(e, -1, 1)`` and the loss, with the mean
+    square l of that, ``cos(pi t / 2) l sg[(l + 1e-3)^-1/2]``. Clipping is biased where
+    the velocity is conditional.
+    """
+
+    def scale(e: State, t: Time) -> State:
+        return over_event(1 - jnp.sqrt(t), e) * jnp.clip(e, -1, 1)
+
+    root = adaptive(power=0.5, offset=1e-3 * terms.residual[0].size)
+    cosine = weighted(lambda t: jnp.cos(t * (jnp.pi / 2)), penalty=root)
+    return revalued(scale, penalty=cosine)(terms)
+
+
 def revalued(
     function: Callable[[State, Time], State],
     *,
-    penalty: Callable[[Terms], Loss] = DEFAULT,
+    penalty: Callable[[Terms], Loss] = mean_square,
 ) -> Callable[[Terms], Loss]:
     """Give the residual the value ``f(e, t)`` and leave it the gradient of ``e``."""
 
     def changed(terms: Terms) -> Loss:
         e = terms.residual
-        shift = jax.lax.stop_gradient(function(e, terms.t) - e)
-        return penalty(terms._replace(residual=e + shift))
+        return penalty(terms._replace(residual=with_value(e, function(e, terms.t))))
 
     return changed
+
+
+def with_value(e: State, value: State) -> State:
+    """Return ``e + sg[value - e]``: the value ``value`` and the gradient of ``e``."""
+    return e + jax.lax.stop_gradient(value - e)
 
 
 def diagnosed(
@@ -239,33 +282,36 @@ def diagnosed(
 
     def diagnose(terms: Terms) -> tuple[PerExample, dict[str, Array]]:
         metrics = {
-            "residual": _root_mean_square(terms.residual),
-            "derivative": _root_mean_square(terms.derivative),
+            "residual": _size(terms.residual),
+            "derivative": _size(terms.derivative),
         }
         if clip is not None:
-            rows = jnp.abs(terms.residual).reshape((len(terms.residual), -1))
+            rows = flatten_event(jnp.abs(terms.residual))
             metrics["clipped"] = (rows.max(1) > clip).astype(rows.dtype)
         return penalty(terms), jax.lax.stop_gradient(metrics)
 
     return diagnose
 
 
-def plus(value: Loss, other: Any, *, weight: float | Array = 1.0) -> Loss:
+def plus(
+    value: Loss, other: Loss | Float[Array, "..."], *, weight: float | Array = 1.0
+) -> Loss:
     """Return ``value + weight * other``, metrics (if any) being those of ``value``.
 
     ``other`` is a loss [batch] or what a penalty returned.
     """
-    extra = weight * (other[0] if isinstance(other, tuple) else other)
+    extra = weight * cast(Array, other[0] if isinstance(other, tuple) else other)
     if isinstance(value, tuple):
         loss, metrics = value
         return cast(Loss, (loss + extra, metrics))
-    return cast(Loss, cast(Any, value) + extra)
-
-
-def _root_mean_square(x: State) -> PerExample:
-    return jnp.sqrt(jnp.square(jax.lax.stop_gradient(x)).reshape((len(x), -1)).mean(1))
+    return cast(Loss, cast(Array, value) + extra)
 
 
 def _check_positive(name: str, value: float) -> None:
     if not value > 0:
         raise ValueError(f"`{name}` must be positive; got {value}")
+
+
+def _size(x: State) -> PerExample:
+    """Return the root mean square of every row, without gradient."""
+    return jnp.sqrt(event_mean(jnp.square(jax.lax.stop_gradient(x))))

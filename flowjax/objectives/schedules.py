@@ -5,13 +5,14 @@ that one compiled training step serves the whole run.
 """
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-Schedule: TypeAlias = Callable[[Any], Float[Array, ""]]
+Schedule: TypeAlias = Callable[[ArrayLike], Float[Array, ""]]
 """``step -> value``, float32."""
 
 
@@ -29,7 +30,7 @@ def warmup(steps: int, *, maximum: float = 1.0) -> Schedule:
             f"need `steps` >= 0 and `maximum` in [0, 1]; got {steps} and {maximum}"
         )
 
-    def value(step: Any) -> Float[Array, ""]:
+    def value(step: ArrayLike) -> Float[Array, ""]:
         done = jnp.asarray(step, jnp.float32) / jnp.float32(max(steps, 1))
         return jnp.minimum(done if steps else 1.0, jnp.float32(maximum))
 
@@ -53,7 +54,7 @@ def sigmoid_decay(
     if not start < end:
         raise ValueError(f"`start` must be less than `end`; got {start} and {end}")
 
-    def value(step: Any) -> Float[Array, ""]:
+    def value(step: ArrayLike) -> Float[Array, ""]:
         phase = (jnp.asarray(step, jnp.float32) - (start + end) / 2) / (end - start)
         alpha = 1 - jax.nn.sigmoid(steepness * phase)
         alpha = jnp.where(alpha < snap, 0.0, alpha)

@@ -3,8 +3,14 @@
 import jax
 import jax.numpy as jnp
 
-from flowjax._rows import map_rows, row_layout
-from flowjax._typing import (
+from flowjax.fields import chained
+from flowjax.interpolants import Interpolant, Path, sample_path
+from flowjax.objectives.bootstrap import alpha_flow
+from flowjax.objectives.flow_matching import flow_matching
+from flowjax.objectives.penalties import Penalty, clipped, root_mean_square
+from flowjax.objectives.velocity_distillation import pushed
+from flowjax.row_groups import map_rows, row_layout
+from flowjax.typing import (
     AverageVelocityField,
     Condition,
     PerExample,
@@ -13,12 +19,6 @@ from flowjax._typing import (
     Time,
     VelocityField,
 )
-from flowjax.fields import chained
-from flowjax.interpolants import Interpolant, Path, sample_path
-from flowjax.objectives.bootstrap import alpha_flow
-from flowjax.objectives.distillation import pushed
-from flowjax.objectives.flow_matching import flow_matching
-from flowjax.objectives.penalties import Penalty, Terms, adaptive, clipped
 
 _sg = jax.lax.stop_gradient
 
@@ -67,14 +67,6 @@ def any_step(
         penalty=_CLIPPED_ROOT if penalty is None else penalty,
     )
     return (jnp.tan((1 - jnp.abs(gap)) * (jnp.pi / 2.5)) + 1) * loss
-
-
-def root_mean_square(terms: Terms) -> PerExample:
-    """Return ``l sg[(l + 1e-6)^-1/2]`` for the mean square l: nearly its root.
-
-    Barron's general loss with shape 1 and scale 1e-3, its weight without gradient.
-    """
-    return adaptive(power=0.5, offset=1e-6 * terms.residual[0].size)(terms)
 
 
 _CLIPPED_ROOT: Penalty = clipped(1.0, penalty=root_mean_square)

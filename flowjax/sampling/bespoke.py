@@ -15,17 +15,17 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
-from flowjax._typing import Condition, PerExample, State, TimeFunction, VelocityField
 from flowjax.interpolants import derivative
 from flowjax.sampling import solvers
-from flowjax.sampling.learned import (
+from flowjax.sampling.multistep import MultistepSolver, multistep
+from flowjax.sampling.solver_search import (
     Reference,
     check_order,
     reference_points,
     softmax_times,
 )
-from flowjax.sampling.multistep import MultistepSolver, multistep
 from flowjax.times import uniform_grid
+from flowjax.typing import Condition, PerExample, State, TimeFunction, VelocityField
 
 
 class ScaleTime(NamedTuple):

@@ -27,9 +27,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from flowjax._typing import State, Time
+from flowjax.events import expand_like, over_event
 from flowjax.fields import convert
-from flowjax.interpolants import Coefficients, Interpolant, coefficients, expand_like
+from flowjax.interpolants import Coefficients, Interpolant, coefficients
+from flowjax.typing import State, Time
 
 
 @runtime_checkable
@@ -52,19 +53,30 @@ def constant(scale: float = 1.0) -> Diffusion:
     """Return ``g^2 = 2 scale``.
 
     ``g^2 / sigma`` has no limit where sigma is 0 (SiT's "constant").
+
+    Args:
+        scale: half of ``g^2``.
     """
     _check_scale("scale", scale)
     return lambda t, c: jnp.full_like(t, 2 * scale)
 
 
 def sigma(scale: float = 1.0) -> Diffusion:
-    """Return ``g^2 = 2 scale sigma``, whose drift is finite everywhere (SiT)."""
+    """Return ``g^2 = 2 scale sigma``, whose drift is finite everywhere (SiT).
+
+    Args:
+        scale: of ``g^2``; 0 is the ordinary differential equation.
+    """
     _check_scale("scale", scale)
     return lambda t, c: 2 * scale * c.sigma
 
 
-def linear(scale: float = 1.0) -> Diffusion:
-    """Return ``g^2 = 2 scale (1 - t)``: `sigma` on the linear path (SiT's "linear")."""
+def linearly_decreasing(scale: float = 1.0) -> Diffusion:
+    """Return ``g^2 = 2 scale (1 - t)``: `sigma` on the linear path (SiT's "linear").
+
+    Args:
+        scale: of ``g^2``; 0 is the ordinary differential equation.
+    """
     _check_scale("scale", scale)
     return lambda t, c: 2 * scale * (1 - t)
 
@@ -81,6 +93,9 @@ def memoryless(scale: float = 1.0) -> Diffusion:
     order ``2 scale`` below. The steps of `flowjax.sampling.kernels.ddim` with
     ``eta = sqrt(scale)`` follow the same equation with order 1.
 
+    Args:
+        scale: of ``g^2``; 1 forgets the start.
+
     References:
         Domingo-Enrich et al. 2024, Adjoint Matching, arXiv:2409.08861, Sec. 4.
     """
@@ -96,13 +111,20 @@ def decreasing(scale: float = 1.0) -> Diffusion:
     """Return ``g^2 = (scale cos(pi t) + 1)^2 / 2`` (SiT's "decreasing").
 
     Zero at t=1 for scale 1 alone; for another ``g^2 / sigma`` has no limit there.
+
+    Args:
+        scale: how far ``g`` swings about its mean.
     """
     _check_scale("scale", scale)
     return lambda t, c: (scale * jnp.cos(jnp.pi * t) + 1) ** 2 / 2
 
 
 def increasing_decreasing(scale: float = 1.0) -> Diffusion:
-    """Return ``g^2 = 2 scale sin(pi t)^2``, zero at both ends (SiT)."""
+    """Return ``g^2 = 2 scale sin(pi t)^2``, zero at both ends (SiT).
+
+    Args:
+        scale: half of the largest ``g^2``, in the middle.
+    """
     _check_scale("scale", scale)
     # Folded at the middle, because in floating point the sine of pi is not 0.
     return lambda t, c: 2 * scale * jnp.sin(jnp.pi * jnp.minimum(t, 1 - t)) ** 2
@@ -112,6 +134,9 @@ def quartic(scale: float = 3.0) -> Diffusion:
     """Return ``g^2 = scale^2 (1 - t)^4``.
 
     Rollover budget forcing takes scale 3 on the `variance_preserving` path.
+
+    Args:
+        scale: ``g`` at t=0.
 
     References:
         Kim et al. 2025, Inference-Time Scaling for Flow Models, arXiv:2503.19385.
@@ -126,6 +151,9 @@ def flow_grpo(level: float = 0.7) -> Diffusion:
     On any path it is ``level^2 / 2`` times `memoryless`, and shares its slow
     convergence: of order 0.5 at the usual level of 0.7.
 
+    Args:
+        level: of the noise, ``a`` in the paper.
+
     References:
         Liu et al. 2025, Flow-GRPO, arXiv:2505.05470, Sec. 4.2, on the clock ``1 - t``.
     """
@@ -135,6 +163,9 @@ def flow_grpo(level: float = 0.7) -> Diffusion:
 
 def dance_grpo(level: float) -> Diffusion:
     """Return ``g^2 = level^2``, a `constant`.
+
+    Args:
+        level: of the noise, ``g`` itself.
 
     References:
         Xue et al. 2025, DanceGRPO, arXiv:2505.07818.
@@ -213,7 +244,7 @@ def drift(
         over_sigma: ``g^2 / sigma`` at ``t`` [batch].
     """
     noise = expected_noise(velocity, x, t, interpolant)
-    return velocity - expand_like(over_sigma, x).astype(x.dtype) / 2 * noise
+    return velocity - over_event(over_sigma, x) / 2 * noise
 
 
 def expected_noise(
@@ -228,7 +259,7 @@ def expected_noise(
     elsewhere = jnp.where(only_noise, jnp.full_like(t, 0.5), t)
     noise = convert(velocity, x, elsewhere, interpolant, source="velocity", target="x0")
     level = jnp.where(only_noise, interpolant.sigma(t), jnp.ones_like(t))
-    at_start = x / expand_like(level, x).astype(x.dtype)
+    at_start = x / over_event(level, x)
     return jnp.where(expand_like(only_noise, x), at_start, noise)
 
 

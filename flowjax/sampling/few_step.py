@@ -1,16 +1,22 @@
 """Few-step sampling with an average velocity: one evaluation per jump."""
 
+import math
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from flowjax._typing import AverageVelocityField, Condition, PRNGKey, State
-from flowjax.interpolants import Interpolant, linear
-from flowjax.sampling._inputs import check_slope, grid_in, start_state
+from flowjax.interpolants import (
+    Interpolant,
+    linear,
+    noise_level,
+    noise_variance,
+    time_of_ratio,
+)
+from flowjax.sampling.inputs import check_slope, grid_in, start_state
+from flowjax.typing import AverageVelocityField, Condition, PRNGKey, State
 
 
 def few_step(
@@ -107,8 +113,8 @@ def restart(
         raise ValueError(f"`grid` must increase; got {times.tolist()}")
     if gamma == 0:
         return few_step(u, x0, cond=cond, grid=times)
-    starts, ends = jnp.asarray(times[:-1]), jnp.asarray(times[1:])
-    returns = _overshoot(linear() if interpolant is None else interpolant, ends, gamma)
+    line = linear() if interpolant is None else interpolant
+    starts, returns = jnp.asarray(times[:-1]), _overshoot(line, times[1:], gamma)
 
     def step(x: State, plan: tuple[Array, ...]) -> tuple[State, None]:
         key, t, c, scale, std = plan
@@ -132,34 +138,20 @@ def _jump(
 
 
 def _overshoot(
-    interpolant: Interpolant, b: Float[Array, "steps"], gamma: float
+    interpolant: Interpolant, b: np.ndarray, gamma: float
 ) -> tuple[Float[Array, "steps"], Float[Array, "steps"], Float[Array, "steps"]]:
     """Return where to jump to in order to reach ``b``, and how to return.
 
     The time ``c``, the factor ``alpha_b / alpha_c`` and the standard deviation of the
     noise to add, ``sqrt(sigma_b^2 - (alpha_b / alpha_c)^2 sigma_c^2)``.
     """
-
-    def variance(t: Array) -> Array:
-        latent = 0.0 if interpolant.gamma is None else interpolant.gamma(t) ** 2
-        return interpolant.sigma(t) ** 2 + latent
-
-    noise, signal = variance(b), interpolant.alpha(b)
-    # Squares multiplied out: neither a division nor a root can spoil a comparison.
-    kept = (1 - gamma) * (1 + gamma) * noise
-
-    def too_noisy(t: Array) -> Array:
-        return variance(t) * signal**2 >= kept * interpolant.alpha(t) ** 2
-
-    def halve(_: Any, ends: tuple[Array, Array]) -> tuple[Array, Array]:
-        low, high = ends
-        middle = (low + high) / 2
-        noisy = too_noisy(middle)
-        return jnp.where(noisy, middle, low), jnp.where(noisy, high, middle)
-
-    # Exactly 1 where all earlier times are too noisy: halfway between 1 and the number
-    # below it rounds to 1.
-    c, _ = jax.lax.fori_loop(0, 64, halve, (b, jnp.ones_like(b)))
-    scale = signal / interpolant.alpha(c)
+    with jax.ensure_compile_time_eval(), jax.enable_x64(True):
+        t = jnp.asarray(b, jnp.float64)
+        ratio = np.asarray(noise_level(interpolant, t) / interpolant.alpha(t))
+    later = time_of_ratio(interpolant, math.sqrt((1 - gamma) * (1 + gamma)) * ratio)
+    # Rounding must not put c before b.
+    end, c = jnp.asarray(b), jnp.asarray(np.maximum(later, b).astype(b.dtype))
+    scale = interpolant.alpha(end) / interpolant.alpha(c)
     # From c as it was rounded: then the sum of both variances is that of b.
-    return c, scale, jnp.sqrt(jnp.maximum(noise - scale**2 * variance(c), 0))
+    left = noise_variance(interpolant, end) - scale**2 * noise_variance(interpolant, c)
+    return c, scale, jnp.sqrt(jnp.maximum(left, 0))

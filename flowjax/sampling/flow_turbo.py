@@ -17,10 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from flowjax._checks import check_state, check_time
-from flowjax._typing import Condition, PerExample, State, Time, VelocityField
-from flowjax.interpolants import expand_like
-from flowjax.sampling._inputs import check_slope, grid_in, start_state
+from flowjax.checks import check_state, check_time
+from flowjax.events import event_mean, over_event
+from flowjax.sampling.inputs import check_slope, grid_in, start_state
 from flowjax.sampling.multistep import (
     MultistepSolver,
     advance,
@@ -28,6 +27,7 @@ from flowjax.sampling.multistep import (
     empty_memory,
 )
 from flowjax.sampling.solvers import pseudo_corrector
+from flowjax.typing import Condition, PerExample, State, Time, VelocityField
 
 
 @runtime_checkable
@@ -147,9 +147,9 @@ def refiner_loss(
     for name, time in (("t", t), ("s", s)):
         check_time(name, time, len(x))
     v = check_slope("field", field(x, t, cond), x)
-    y = jax.lax.stop_gradient(x + expand_like(s - t, x).astype(x.dtype) * v)
+    y = jax.lax.stop_gradient(x + over_event(s - t, x) * v)
     target = check_slope("field", field(y, s, cond), x)
     missing = jax.lax.stop_gradient(target - v)
     correction = refiner(y, jax.lax.stop_gradient(v), s, cond)
     residual = check_slope("refiner", correction, x) - missing
-    return jnp.square(residual).reshape((len(x), -1)).mean(1)
+    return event_mean(jnp.square(residual))

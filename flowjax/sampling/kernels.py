@@ -11,10 +11,9 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from flowjax._typing import Condition, PerExample, State, Time, VelocityField
+from flowjax.events import expand_like
 from flowjax.fields import convert
-from flowjax.interpolants import Interpolant, coefficients, expand_like
-from flowjax.sampling._inputs import check_slope
+from flowjax.interpolants import Interpolant, coefficients
 from flowjax.sampling.diffusions import (
     Diffusion,
     drift,
@@ -22,6 +21,8 @@ from flowjax.sampling.diffusions import (
     rates_on,
     root,
 )
+from flowjax.sampling.inputs import check_slope
+from flowjax.typing import Condition, PerExample, State, Time, VelocityField
 
 
 class Transition(NamedTuple):

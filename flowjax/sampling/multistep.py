@@ -18,8 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from flowjax._typing import Condition, State, VelocityField
-from flowjax.sampling._inputs import check_slope, start_state
+from flowjax.sampling.inputs import check_slope, start_state
+from flowjax.typing import Condition, State, VelocityField
 
 
 class MultistepSolver(NamedTuple):

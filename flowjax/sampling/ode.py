@@ -14,7 +14,7 @@ References:
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypedDict, Unpack
+from typing import Any, NamedTuple
 
 import diffrax
 import jax
@@ -22,9 +22,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from flowjax._typing import Condition, State, VelocityField
-from flowjax.sampling._inputs import check_slope, start_state, times_within
-from flowjax.sampling._steps import Cost, cold_starts, plan_steps, solver_cost
+from flowjax.sampling.inputs import check_slope, start_state, times_within
+from flowjax.sampling.steps import (
+    Adaptive,
+    AdaptiveOrGrid,
+    Cost,
+    cold_starts,
+    plan_steps,
+    solver_cost,
+)
+from flowjax.typing import Condition, State, VelocityField
 
 
 class OdeStats(NamedTuple):
@@ -50,35 +57,13 @@ class OdeStats(NamedTuple):
     result: diffrax.RESULTS
 
 
-class OdeOptions(TypedDict, total=False):
-    """The options of `ode`, shared by `ode_at` and `ode_dense`; see there."""
-
-    solver: diffrax.AbstractSolver | None
-    grid: Sequence[float] | np.ndarray | Array | None
-    t0: float | None
-    t1: float | None
-    rtol: float
-    atol: float
-    first_step: float
-    max_steps: int
-    error_norm: Callable[[State], Float[Array, ""]] | None
-    adjoint: diffrax.AbstractAdjoint | None
-
-
 def ode(
     field: VelocityField,
     x0: State,
     *,
     cond: Condition = None,
+    steps: AdaptiveOrGrid = Adaptive(),
     solver: diffrax.AbstractSolver | None = None,
-    grid: Sequence[float] | np.ndarray | Array | None = None,
-    t0: float | None = None,
-    t1: float | None = None,
-    rtol: float = 1e-5,
-    atol: float = 1e-5,
-    first_step: float = 0.05,
-    max_steps: int = 4096,
-    error_norm: Callable[[State], Float[Array, ""]] | None = None,
     adjoint: diffrax.AbstractAdjoint | None = None,
 ) -> tuple[State, OdeStats]:
     """Integrate ``dx/dt = field(x, t, cond)`` and return the state at the end.
@@ -88,19 +73,9 @@ def ode(
         x0: states at the start [batch, *event]. They are kept in at least float32:
             bfloat16 or float16 comes back as float32.
         cond: a pytree with leading axis batch, handed on to ``field``, or None.
+        steps: `Adaptive`, or a grid: strictly monotone times in [0, 1], in either
+            direction, known before tracing, with a fixed step from each to the next.
         solver: an explicit diffrax solver; Tsit5 by default.
-        grid: strictly monotone times in [0, 1], in either direction, known before
-            tracing: fixed steps from each to the next. None: adaptive steps from
-            ``t0`` to ``t1``.
-        t0: start of an adaptive solve, in [0, 1]; 0 by default.
-        t1: its end, in [0, 1], on either side of ``t0``; 1 by default.
-        rtol: error allowed per step relative to the state; adaptive steps only.
-        atol: absolute error allowed per step; adaptive steps only.
-        first_step: length of the first attempted step; adaptive steps only.
-        max_steps: attempted steps after which an adaptive solve has failed. A fixed
-            grid ignores it.
-        error_norm: maps the scaled error [batch, *event] to the number that must stay
-            below 1. By default the largest root mean square of a row.
         adjoint: how to differentiate; by default diffrax's checkpointed reverse mode,
             which has no forward mode (`diffrax.ForwardMode()` has only that).
             `diffrax.BacksolveAdjoint` cannot see parameters bound to ``field``.
@@ -110,25 +85,11 @@ def ode(
         statistics.
 
     Raises:
-        ValueError: if shapes, times or options do not fit; if both ``grid`` and ``t0``
-            or ``t1`` are given; for an implicit, stochastic or unknown solver; for a
-            solver without an error estimate (Euler, LeapfrogMidpoint) without grid.
+        ValueError: if shapes, times or options do not fit; for an implicit, stochastic
+            or unknown solver; for a solver without an error estimate (Euler,
+            LeapfrogMidpoint) without a grid.
     """
-    solution, finite, stats = _solve(
-        field,
-        x0,
-        cond=cond,
-        solver=solver,
-        grid=grid,
-        t0=t0,
-        t1=t1,
-        rtol=rtol,
-        atol=atol,
-        first_step=first_step,
-        max_steps=max_steps,
-        error_norm=error_norm,
-        adjoint=adjoint,
-    )
+    solution, finite, stats = _solve(field, x0, cond, steps, solver, adjoint)
     return _nan_unless(finite, _saved(solution)[-1]), stats
 
 
@@ -138,7 +99,9 @@ def ode_at(
     times: Sequence[float] | np.ndarray | Array,
     *,
     cond: Condition = None,
-    **options: Unpack[OdeOptions],
+    steps: AdaptiveOrGrid = Adaptive(),
+    solver: diffrax.AbstractSolver | None = None,
+    adjoint: diffrax.AbstractAdjoint | None = None,
 ) -> tuple[Float[Array, "time batch *event"], OdeStats]:
     """Integrate as `ode` does and return the states at ``times`` on the way.
 
@@ -151,7 +114,9 @@ def ode_at(
         times: strictly monotone in the direction of the solve, within it, and known
             before tracing [time].
         cond: a pytree with leading axis batch, or None.
-        **options: those of `ode`.
+        steps: as in `ode`.
+        solver: as in `ode`.
+        adjoint: as in `ode`.
 
     Returns:
         The states [time, batch, *event], NaN in every row that failed, and the
@@ -160,7 +125,9 @@ def ode_at(
     Raises:
         ValueError: as `ode`, and if ``times`` does not fit.
     """
-    solution, finite, stats = _solve(field, x0, cond=cond, times=times, **options)
+    solution, finite, stats = _solve(
+        field, x0, cond, steps, solver, adjoint, times=times
+    )
     blank = jax.vmap(_nan_unless, in_axes=(None, 0))
     return blank(finite, _saved(solution)[:-1]), stats
 
@@ -170,17 +137,22 @@ def ode_dense(
     x0: State,
     *,
     cond: Condition = None,
-    **options: Unpack[OdeOptions],
+    steps: AdaptiveOrGrid = Adaptive(),
+    solver: diffrax.AbstractSolver | None = None,
+    adjoint: diffrax.AbstractAdjoint | None = None,
 ) -> tuple[Callable[[float | Float[Array, ""]], State], OdeStats]:
     """Integrate as `ode` does and return the state as a function of time.
 
-    Memory is set aside for ``max_steps`` steps with all their stages: make it small.
+    Memory is set aside for the ``max_steps`` of adaptive steps with all their stages:
+    make it small.
 
     Args:
         field: the velocity field.
         x0: states at the start [batch, *event].
         cond: a pytree with leading axis batch, or None.
-        **options: those of `ode`.
+        steps: as in `ode`.
+        solver: as in `ode`.
+        adjoint: as in `ode`.
 
     Returns:
         The path, which maps a time to states [batch, *event] (NaN outside the solve
@@ -190,20 +162,22 @@ def ode_dense(
     Raises:
         ValueError: as `ode`.
     """
-    solution, finite, stats = _solve(field, x0, cond=cond, dense=True, **options)
+    solution, finite, stats = _solve(
+        field, x0, cond, steps, solver, adjoint, dense=True
+    )
     return jax.tree_util.Partial(_evaluate, solution.interpolation, finite), stats
 
 
 def _solve(
     field: VelocityField,
     x0: State,
-    *,
     cond: Condition,
+    steps: AdaptiveOrGrid,
+    solver: diffrax.AbstractSolver | None,
+    adjoint: diffrax.AbstractAdjoint | None,
+    *,
     times: Sequence[float] | np.ndarray | Array | None = None,
     dense: bool = False,
-    solver: diffrax.AbstractSolver | None = None,
-    adjoint: diffrax.AbstractAdjoint | None = None,
-    **options: Any,
 ) -> tuple[diffrax.Solution, Bool[Array, "batch"], OdeStats]:
     """Return diffrax's solution, which rows of it are valid, and the statistics."""
     x0 = start_state(x0, cond)
@@ -212,20 +186,20 @@ def _solve(
     if isinstance(adjoint, diffrax.BacksolveAdjoint | diffrax.ImplicitAdjoint):
         raise ValueError(f"`adjoint` must differentiate the steps; got {adjoint}")
     cost = solver_cost(solver)
-    steps = plan_steps(x0.dtype, solver, **options)
-    saved = None if times is None else jnp.asarray(times_within(steps.times, times))
+    plan = plan_steps(x0.dtype, solver, steps)
+    saved = None if times is None else jnp.asarray(times_within(plan.times, times))
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(functools.partial(_slope, field)),
         solver,
-        t0=steps.start,
-        t1=steps.end,
-        dt0=steps.first,
+        t0=plan.start,
+        t1=plan.end,
+        dt0=plan.first,
         y0=x0,
         args=cond,
-        stepsize_controller=steps.controller,
+        stepsize_controller=plan.controller,
         saveat=diffrax.SaveAt(t1=True, ts=saved, dense=dense, controller_state=True),
         adjoint=adjoint,
-        max_steps=steps.max_steps,
+        max_steps=plan.max_steps,
         throw=False,
     )
     return solution, *_judge(solution, cost)

@@ -22,14 +22,15 @@ import lineax
 import numpy as np
 from jaxtyping import Array
 
-from flowjax._typing import Condition, PRNGKey, State, VelocityField
-from flowjax.interpolants import Interpolant, expand_like
-from flowjax.sampling._inputs import check_slope, start_state
-from flowjax.sampling._steps import plan_steps
+from flowjax.events import expand_like
+from flowjax.interpolants import Interpolant
 from flowjax.sampling.diffusions import Diffusion, Rates, drift, rates_on, root
+from flowjax.sampling.inputs import check_slope, start_state
 from flowjax.sampling.kernels import euler_maruyama
 from flowjax.sampling.ode import OdeStats
-from flowjax.sampling.transitions import Grid, LastStep, finish, forward_times
+from flowjax.sampling.steps import plan_steps
+from flowjax.sampling.transitions import GridOrSteps, LastStep, finish, forward_times
+from flowjax.typing import Condition, PRNGKey, State, VelocityField
 
 # Evaluations of the field per step. Other solvers are meant for noise that depends on
 # the state, are one of these at a higher price, or converge slowly where g depends on
@@ -46,7 +47,7 @@ def sde(
     diffusion: Diffusion,
     cond: Condition = None,
     solver: diffrax.AbstractSolver | None = None,
-    grid: Grid = 100,
+    grid: GridOrSteps = 100,
     last_step: LastStep = "mean",
 ) -> tuple[State, OdeStats]:
     """Integrate ``dx = [v + g^2 / 2 score] dt + g dW`` and return the state at the end.
@@ -154,7 +155,7 @@ def _solve(
     solver: diffrax.AbstractSolver,
 ) -> State:
     """Return the state at the end of ``times``, each interval a step of ``solver``."""
-    steps = plan_steps(x.dtype, solver, grid=times)
+    steps = plan_steps(x.dtype, solver, times)
     grid = jnp.asarray(times)
     rates_at = functools.partial(rates_on, grid, diffusion, interpolant)
     like = jax.ShapeDtypeStruct(x.shape, x.dtype)

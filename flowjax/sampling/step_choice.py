@@ -19,10 +19,11 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 from numpy.typing import ArrayLike
 
-from flowjax._checks import check_condition, check_grid, check_state
-from flowjax._typing import Condition, State, VelocityField
+from flowjax.checks import check_condition, check_grid, check_state
+from flowjax.events import expand_like
 from flowjax.interpolants import Interpolant, Path, sample_path
-from flowjax.sampling._inputs import check_slope, grid_in, start_state
+from flowjax.sampling.inputs import check_slope, grid_in, start_state
+from flowjax.typing import Condition, State, VelocityField
 
 
 def boss_costs(
@@ -162,7 +163,7 @@ def jump_path(
     rows, clock = jnp.arange(batch), jnp.asarray(times, points.dtype)
     start, end = points[jump, rows], points[jump + 1, rows]
     t, s = clock[jump], clock[jump + 1]
-    v = (end - start) / (s - t).reshape((-1,) + (1,) * (start.ndim - 1))
+    v = (end - start) / expand_like(s - t, start)
     return Path(start, t, v, points[0], points[-1], cond)
 
 

@@ -21,14 +21,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from flowjax._typing import Condition, State, VelocityField
-from flowjax.sampling._inputs import start_state
+from flowjax.sampling.inputs import start_state
 from flowjax.sampling.multistep import (
     MultistepSolver,
     advance,
     check_solver,
     empty_memory,
 )
+from flowjax.typing import Condition, State, VelocityField
 
 
 class Stream(NamedTuple):

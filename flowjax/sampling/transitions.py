@@ -22,8 +22,13 @@ from jax.core import Tracer
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from flowjax._checks import check_state, check_time
-from flowjax._typing import (
+from flowjax.checks import check_state, check_time
+from flowjax.events import expand_like, flatten_event
+from flowjax.fields import convert
+from flowjax.sampling.inputs import check_slope, grid_in, start_state
+from flowjax.sampling.kernels import Kernel, Transition
+from flowjax.times import uniform_grid
+from flowjax.typing import (
     Condition,
     PerExample,
     PRNGKey,
@@ -31,11 +36,6 @@ from flowjax._typing import (
     Time,
     VelocityField,
 )
-from flowjax.fields import convert
-from flowjax.interpolants import expand_like
-from flowjax.sampling._inputs import check_slope, grid_in, start_state
-from flowjax.sampling.kernels import Kernel, Transition
-from flowjax.times import uniform_grid
 
 LastStep: TypeAlias = Literal["mean", "euler", "denoise", "noisy"]
 """What to do in the last interval [t, s] of a grid.
@@ -47,7 +47,7 @@ LastStep: TypeAlias = Literal["mean", "euler", "denoise", "noisy"]
 - ``"noisy"``: a step like the others.
 """
 
-Grid: TypeAlias = int | Sequence[float] | np.ndarray | Array
+GridOrSteps: TypeAlias = int | Sequence[float] | np.ndarray | Array
 """Increasing times in [0, 1], or the number of equal steps from 0 to 1."""
 
 
@@ -72,7 +72,7 @@ def sample_chain(
     x0: State,
     *,
     kernel: Kernel,
-    grid: Grid,
+    grid: GridOrSteps,
     cond: Condition = None,
     last_step: LastStep = "mean",
 ) -> Chain:
@@ -106,7 +106,7 @@ def sample_chain(
         index, *interval = inputs
         t, s = (jnp.broadcast_to(time, (len(x),)) for time in interval)
         law = kernel.transition(v, x, t, s, cond)
-        y, log_density = _draw(jax.random.fold_in(key, index), law)
+        y, log_density = _draw_from(jax.random.fold_in(key, index), law)
         return y, (y, log_density)
 
     intervals = jnp.arange(len(noisy) - 1), noisy[:-1], noisy[1:]
@@ -147,7 +147,7 @@ def sample_transition(
         ValueError: if shapes do not fit or, where times are known, unless ``t < s``.
     """
     x, t, s = _check_step(x, t, s, cond)
-    return _draw(key, kernel.transition(v, x, t, s, cond))
+    return _draw_from(key, kernel.transition(v, x, t, s, cond))
 
 
 def transition_log_density(
@@ -205,7 +205,9 @@ def finish(
     return convert(value, x, t, kernel.interpolant, source="velocity", target="x1")
 
 
-def forward_times(dtype: DTypeLike, grid: Grid, last_step: LastStep) -> np.ndarray:
+def forward_times(
+    dtype: DTypeLike, grid: GridOrSteps, last_step: LastStep
+) -> np.ndarray:
     """Return the increasing times of ``grid`` in ``dtype``.
 
     Raises:
@@ -245,7 +247,7 @@ def _check_step(
     return x, t.astype(x.dtype), s.astype(x.dtype)
 
 
-def _draw(key: PRNGKey, law: Transition) -> tuple[State, PerExample]:
+def _draw_from(key: PRNGKey, law: Transition) -> tuple[State, PerExample]:
     """Draw the next state and return it with its log-density."""
     noise = jax.random.normal(key, law.mean.shape, law.mean.dtype)
     y = law.mean + expand_like(law.std, noise) * noise
@@ -256,7 +258,7 @@ def _log_density(y: State, law: Transition) -> PerExample:
     """Return ``log N(y; mean, std^2 I)``, and 0 where ``std`` is 0."""
     # A NaN is no deterministic step: it stays.
     std = jnp.where(law.std == 0, jnp.ones_like(law.std), law.std)
-    z = ((y - law.mean) / expand_like(std, y)).reshape((len(y), -1))
+    z = flatten_event((y - law.mean) / expand_like(std, y))
     constant = z.shape[1] * math.log(2 * math.pi) / 2
     value = -(z**2).sum(axis=1) / 2 - z.shape[1] * jnp.log(std) - constant
     return jnp.where(law.std == 0, jnp.zeros_like(value), value)

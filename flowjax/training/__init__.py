@@ -5,7 +5,7 @@ The road is ``init_state`` and ``make_step``, compiled by ``jit_over_mesh`` or
 orbax); the core of flowjax does not.
 """
 
-from flowjax._extra import require
+from flowjax.extras import require
 
 require("optax", extra="train")
 

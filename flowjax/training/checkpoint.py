@@ -17,8 +17,8 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
-from flowjax.training import _record
-from flowjax.training._record import Resumable
+from flowjax.training import checkpoint_record
+from flowjax.training.checkpoint_record import Resumable
 from flowjax.training.state import TrainState
 
 _RECORD = ("config", "leaves", "checksums", "cursors")
@@ -67,7 +67,7 @@ class Checkpointer:
         self._directory = Path(directory).absolute()
         if read_only and not self._directory.is_dir():
             raise FileNotFoundError(f"there is no folder {self._directory}")
-        self._config = None if config is None else _record.as_json(config)
+        self._config = None if config is None else checkpoint_record.as_json(config)
         self._may_differ = tuple(may_differ)
         self._read_only = read_only
         self._manager = ocp.CheckpointManager(
@@ -101,12 +101,12 @@ class Checkpointer:
                 f"{self._directory} already holds step {latest}, can't save step "
                 f"{step}: restore the run first or choose another folder"
             )
-        _record.check_storable(state)
+        checkpoint_record.check_storable(state)
         record = {
             "config": self._config,
-            "leaves": _record.describe(state),
-            "checksums": _record.checksums(state),
-            "cursors": _record.cursors(data_iterator),
+            "leaves": checkpoint_record.describe(state),
+            "checksums": checkpoint_record.checksums(state),
+            "cursors": checkpoint_record.cursors(data_iterator),
         }
         self._manager.save(
             step,
@@ -149,7 +149,7 @@ class Checkpointer:
                 self._pass_over(step, error, damaged)
                 continue
             self._check_run(record, template)
-            cursor = _record.own_cursor(record["cursors"], data_iterator)
+            cursor = checkpoint_record.own_cursor(record["cursors"], data_iterator)
             try:
                 state = self._read_state(step, template, record["checksums"])
             except Exception as error:
@@ -207,7 +207,7 @@ class Checkpointer:
         state = self._manager.restore(
             step, args=ocp.args.Composite(state=ocp.args.StandardRestore(template))
         )["state"]
-        read = _record.checksums(state)
+        read = checkpoint_record.checksums(state)
         if wrong := [name for name in read if read[name] != checksums.get(name)]:
             raise RuntimeError(f"checksums differ for {', '.join(wrong)}")
         return state
@@ -216,7 +216,7 @@ class Checkpointer:
         """Raise ValueError if the checkpoint is of another run or another network."""
         differ = []
         if self._config is not None:
-            differ = _record.config_differences(
+            differ = checkpoint_record.config_differences(
                 record["config"], self._config, self._may_differ
             )
         if differ:
@@ -224,7 +224,7 @@ class Checkpointer:
                 f"{self._directory} belongs to a run with another configuration "
                 "(stored -> given): " + "; ".join(differ)
             )
-        if differ := _record.leaf_differences(record["leaves"], template):
+        if differ := checkpoint_record.leaf_differences(record["leaves"], template):
             raise ValueError(
                 f"the state stored in {self._directory} does not fit the template "
                 "(stored -> template): " + "; ".join(differ)

@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from flowjax.dtypes import at_least_float32
+
 Parameters: TypeAlias = Any
 """Any pytree of arrays."""
 
@@ -25,7 +27,7 @@ class Decay(Protocol):
         ...
 
 
-def constant(decay: float) -> Decay:
+def constant_decay(decay: float) -> Decay:
     """Return the schedule ``d(n) = decay``.
 
     Args:
@@ -104,16 +106,6 @@ def update(
         return weight * old + (1 - weight) * new.astype(old.dtype)
 
     return jax.tree.map(average, ema, params)
-
-
-def at_least_float32(dtype: Any) -> Any:
-    """Return the dtype for sums and averages: ``dtype``, or float32 if that is coarser.
-
-    Written out, because type promotion is an error where it is set to strict.
-    """
-    if jnp.issubdtype(dtype, jnp.inexact) and jnp.finfo(dtype).bits >= 32:
-        return dtype
-    return jnp.float32
 
 
 def _average_dtype(leaf: Any) -> Any:

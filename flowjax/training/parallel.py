@@ -18,9 +18,9 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
-from flowjax._typing import PRNGKey
 from flowjax.training.state import TrainState
 from flowjax.training.step import Batch, Step, batch_size
+from flowjax.typing import PRNGKey
 
 DATA_AXIS = "data"
 
@@ -131,8 +131,8 @@ def jit_over_mesh(
         init=_bind_last(jax.jit(init, out_shardings=state), last),
         step=_bind_last(step, last),
         put=put,
-        gather=_identity,
-        scatter=_identity,
+        gather=_unchanged,
+        scatter=_unchanged,
     )
 
 
@@ -248,5 +248,5 @@ def _relayout(x: Array, shape: tuple[int, ...], sharding: NamedSharding) -> Arra
     return jax.make_array_from_single_device_arrays(shape, sharding, pieces)
 
 
-def _identity(state: Any) -> Any:
+def _unchanged(state: Any) -> Any:
     return state

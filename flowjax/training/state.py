@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int
 
-from flowjax._typing import PRNGKey
 from flowjax.training import ema
 from flowjax.training.ema import Parameters
+from flowjax.typing import PRNGKey
 
 
 class TrainState(NamedTuple):

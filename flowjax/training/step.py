@@ -13,10 +13,11 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from flowjax._typing import PerExample, PRNGKey
+from flowjax.dtypes import at_least_float32
 from flowjax.training import ema
 from flowjax.training.ema import Parameters
 from flowjax.training.state import TrainState
+from flowjax.typing import PerExample, PRNGKey
 
 Batch: TypeAlias = Any
 """Any pytree of arrays whose leaves have the leading axis ``batch``."""
@@ -40,6 +41,15 @@ class LossFunction(Protocol):
         what changes in the course of training, ``state.ema_params`` for the field that
         targets are computed from.
         """
+        ...
+
+
+@runtime_checkable
+class Prepare(Protocol):
+    """What happens to a whole batch before the loss sees it, or a part of it."""
+
+    def __call__(self, key: PRNGKey, batch: Batch, /) -> Batch:
+        """Return the batch that the loss is given, with the leading axis batch."""
         ...
 
 
@@ -78,6 +88,7 @@ def make_step(
     optimizer: optax.GradientTransformation,
     *,
     ema_decay: ema.Decay,
+    prepare: Prepare | None = None,
     accumulate: int = 1,
     axis_name: str | None = None,
 ) -> Step:
@@ -91,6 +102,9 @@ def make_step(
         loss_function: see `LossFunction`.
         optimizer: an optax transformation; clipping and schedules belong in it.
         ema_decay: decay of the average as a function of the step, see `ema`.
+        prepare: applied to the whole batch, with the key that the loss is given when
+            nothing is accumulated: where noise is drawn and coupled with the data. None
+            hands the batch on. Under pmap the whole batch is that of a device.
         accumulate: the batch is worked off in this many equal parts, one after the
             other, and their gradients are averaged: the gradient of the whole batch
             for the memory of a part. Part i draws from ``fold_in(., i)``. On n devices
@@ -117,6 +131,8 @@ def make_step(
         key = jax.random.fold_in(state.key, state.step)
         if axis_name is not None:
             key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
+        if prepare is not None:
+            batch = prepare(key, batch)
         if accumulate == 1:
             grads, metrics = gradients(state, key, batch)
         else:
@@ -170,7 +186,7 @@ def _mean_loss(
 
 
 def _mean(x: Array) -> Float[Array, ""]:
-    return jnp.mean(x, dtype=ema.at_least_float32(x.dtype))
+    return jnp.mean(x, dtype=at_least_float32(x.dtype))
 
 
 def _accumulate(
@@ -199,7 +215,7 @@ def _accumulate(
     shapes = jax.eval_shape(lambda: evaluate(key, part(jnp.zeros((), jnp.int32))))
     zeros = jax.tree.map(
         # Sums of bfloat16 gradients would lose the later parts.
-        lambda s: jnp.zeros(s.shape, ema.at_least_float32(s.dtype)),
+        lambda s: jnp.zeros(s.shape, at_least_float32(s.dtype)),
         shapes,
     )
     total, _ = jax.lax.scan(add, zeros, jnp.arange(parts))
