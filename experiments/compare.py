@@ -1,15 +1,14 @@
-"""Train members of the family under one budget and compare their few-step samples.
+"""Train methods under one budget and compare their few-step samples.
 
-    python -m experiments.compare --members mean_flow alpha_flow lagrangian
+    python -m experiments.compare --methods mean_flow alpha_flow lagrangian
     python -m experiments.compare --data density --steps 3000 --seeds 0 1 2
 
-Every member takes the same number of optimiser steps on the same data with the same
+Every method takes the same number of optimiser steps on the same data with the same
 network and optimiser; only its objective differs. Each run has a folder of its own
 below --out and is not repeated: the same command again continues where it stopped.
 Writes comparison.md, comparison.json and comparison.png.
 """
 
-import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,17 +17,32 @@ from typing import Any, Literal
 import numpy as np
 import tyro
 
-from experiments import configs, evaluate, plots, run
-from experiments.config import Experiment
-from experiments.members import MEMBERS
-from experiments.train import train
+from experiments import configs, plots
+from experiments.engine import run
+from experiments.engine.evaluation import evaluate
+from experiments.engine.experiment import Experiment, to_dict
+from experiments.engine.experiment import smoke as shrink
+from experiments.engine.loop import train
+from experiments.language.sentence import REQUIRED, Use
+from experiments.methods import METHODS
 
 Figures = dict[str, dict[str, float]]
 
+TEACHER = "teacher"
+"""The experiment that others learn from, on every data."""
+
+
+def learns_from_a_run(experiment: Experiment) -> bool:
+    """Say whether an experiment reads another run."""
+    method = experiment.method
+    taught = "teacher" in method and method["teacher"] not in (None, REQUIRED)
+    return taught or experiment.training["start_from"] is not None
+
+
 FROM_SCRATCH = tuple(
     name
-    for name in MEMBERS
-    if not configs.needs_teacher(name) and name != "flow_matching"
+    for name in METHODS
+    if not learns_from_a_run(configs.get(f"digits_{name}")) and name != "flow_matching"
 )
 
 BEST = {"agreement": max, "recall": max, "Fréchet": min, "sliced W2": min, "W2": min}
@@ -38,7 +52,7 @@ BEST = {"agreement": max, "recall": max, "Fréchet": min, "sliced W2": min, "W2"
 def main(
     *,
     data: Literal["digits", "density"] = "digits",
-    members: tuple[str, ...] = ("flow_matching", *FROM_SCRATCH),
+    methods: tuple[str, ...] = ("flow_matching", *FROM_SCRATCH),
     steps: int = 1000,
     seeds: tuple[int, ...] = (0,),
     out: Path = Path("runs/compare"),
@@ -48,23 +62,25 @@ def main(
 
     Args:
         data: digits, or the density of density_mean_flow.
-        members: names of experiments.members; by default all that need no teacher.
-        steps: optimiser steps of each member, and of the teacher if one is needed.
-        seeds: one run of every member for each.
+        methods: names of methods; by default all that need no teacher.
+        steps: optimiser steps of each method, and of the teacher if one is needed.
+        seeds: one run of every method for each.
         out: where the runs and the comparison go.
         smoke: tiny runs, to see in a minute that everything works.
     """
     try:
-        if unknown := [name for name in members if name not in MEMBERS]:
+        if not methods or not seeds:
+            raise ValueError("methods and seeds must name at least one")
+        if unknown := [name for name in methods if name not in METHODS]:
             raise ValueError(
-                f"members must be among {', '.join(MEMBERS)}; got {', '.join(unknown)}"
+                f"methods must be among {', '.join(METHODS)}; got {', '.join(unknown)}"
             )
         folder = out / f"{data}_{steps}{'_smoke' if smoke else ''}"
         results = {
             name: [
                 _result(data, name, steps, seed, folder, smoke=smoke) for seed in seeds
             ]
-            for name in members
+            for name in methods
         }
     except (ValueError, FileNotFoundError, ImportError) as error:
         raise SystemExit(f"error: {error}") from error
@@ -79,50 +95,55 @@ def main(
 
 
 def experiment(
-    data: str, name: str, steps: int, seed: int, teacher: Path | None
+    data: str, name: str, steps: int, seed: int, teacher: Path
 ) -> Experiment:
-    """Return a member's experiment under the budget."""
-    config = configs.get(f"{data}_{name}")
-    every = max(steps // 4, 1)
-    training = dataclasses.replace(
-        config.training,
-        steps=steps,
-        seed=seed,
-        log_every=every,
-        checkpoint_every=2 * every,
-        keep_checkpoints=1,
+    """Return a method's experiment under the budget."""
+    base, every = configs.get(f"{data}_{name}"), max(steps // 4, 1)
+    budget = base.vary(
+        training={
+            "steps": steps,
+            "seed": seed,
+            "log_every": every,
+            "checkpoint_every": 2 * every,
+            "keep_checkpoints": 1,
+        }
     )
-    objective = config.objective
-    if teacher is not None:
-        objective = dataclasses.replace(objective, teacher=str(teacher))
-    return dataclasses.replace(config, training=training, objective=objective)
+    if not learns_from_a_run(base):
+        return budget
+    if base.training["start_from"] is not None:
+        budget = budget.vary(training={"start_from": str(teacher)})
+    if "teacher" in base.method and isinstance(base.method["teacher"], Use):
+        taught = base.method["teacher"].vary(folder=str(teacher))
+        budget = budget.vary(method={"teacher": taught})
+    return budget
 
 
 def _result(
     data: str, name: str, steps: int, seed: int, folder: Path, *, smoke: bool
 ) -> dict[str, Any]:
     """Return the figures of one run, trained unless it already is."""
-    teacher = None
-    if name != "teacher" and configs.needs_teacher(name):
-        teacher = folder / f"teacher_{seed}"
-        _result(data, "teacher", steps, seed, folder, smoke=smoke)
+    teacher = folder / f"{TEACHER}_{seed}"
     config = experiment(data, name, steps, seed, teacher)
+    if learns_from_a_run(config):
+        _result(data, TEACHER, steps, seed, folder, smoke=smoke)
     if smoke:
-        config = run.config.smoke(config)
+        config = shrink(config)
     place = folder / f"{name}_{seed}"
     finished = place / "comparison.json"
-    if finished.is_file() and run.config.load(place) == config:
+    if finished.is_file() and to_dict(run.load(place).experiment) == to_dict(config):
         return json.loads(finished.read_text())
-    print(f"{name}, seed {seed}: {config.training.steps} steps", flush=True)
+    training = config.training
+    print(f"{name}, seed {seed}: {training['steps']} steps", flush=True)
     try:
         train(config, place, progress=False)
-        figures = evaluate.evaluate(place, progress=False)
+        figures = evaluate(place, progress=False)
     except FloatingPointError as error:
-        # A member that diverges under the common settings is a result.
+        # A method that diverges under the common settings is a result.
         result: dict[str, Any] = {"failure": str(error)}
     else:
         rows = run.read_metrics(place / "metrics.jsonl")
-        speed = config.data.batch_size / np.median([r["rows_per_second"] for r in rows])
+        speed = np.median([r["rows_per_second"] for r in rows])
+        speed = training["batch_size"] / speed
         result = {"figures": figures, "seconds_per_step": float(speed)}
     run.write_atomically(finished, json.dumps(result, indent=2) + "\n")
     return result
@@ -131,13 +152,13 @@ def _result(
 def markdown(
     results: dict[str, list[dict[str, Any]]], steps: int, seeds: Sequence[int]
 ) -> str:
-    """Return one table: a row per member, a column per sampler and figure."""
+    """Return one table: a row per method, a column per sampler and figure."""
     complete = [
         r["figures"] for rows in results.values() for r in rows if "figures" in r
     ]
     if not complete:
         return "Every run failed.\n"
-    # Not every member has every sampler.
+    # Not every method has every sampler.
     names = list(dict.fromkeys(n for row in complete for n in row if n != "real"))
     measured = [m for m in BEST if m in complete[0]["real"]]
     heads = [f"{m}, {n}" for m in measured for n in names]
@@ -145,7 +166,7 @@ def markdown(
         f"{steps} steps each, seeds {', '.join(map(str, seeds))}; mean over the seeds"
         + (" ± half the range." if len(seeds) > 1 else "."),
         "",
-        "| member | " + " | ".join(heads) + " | ms/step |",
+        "| method | " + " | ".join(heads) + " | ms/step |",
         "|---" * (len(heads) + 2) + "|",
     ]
     for name, rows in [("real", []), *results.items()]:
@@ -182,7 +203,7 @@ def _spread(values: Sequence[float]) -> str:
 def _series(
     results: dict[str, list[dict[str, Any]]],
 ) -> dict[str, dict[str, dict[str, list[float]]]]:
-    """Return ``figure -> member -> sampler -> values over the seeds``."""
+    """Return ``figure -> method -> sampler -> values over the seeds``."""
     series: dict[str, dict[str, dict[str, list[float]]]] = {}
     for name, rows in results.items():
         for row in rows:

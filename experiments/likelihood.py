@@ -29,17 +29,12 @@ import tyro
 from jaxtyping import Array
 from scipy.optimize import brentq
 
-from experiments import run as run_folder
-from experiments import samplers
-from experiments.members import MEMBERS
-from experiments.run import Trained
-from flowjax.data import DENSITIES, load_source
-from flowjax.fields import diagonal
+from experiments.engine import run as run_folder
+from experiments.engine.run import Trained
 from flowjax.interpolants import Interpolant
-from flowjax.sampling import dequantisation
-from flowjax.sampling.dequantisation import Dequantisation
-from flowjax.sampling.likelihood import log_density
-from flowjax.sampling.log_det import draw_probes
+from flowjax.likelihood import dequantisation, draw_probes, log_density
+from flowjax.likelihood.dequantisation import Dequantisation
+from flowjax.sampling import Adaptive
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,18 +87,17 @@ def estimate(trained: Trained, options: Options) -> dict[str, float]:
         ValueError: if the run has no velocity or no discrete data.
         FloatingPointError: if a solve failed.
     """
-    name, data = trained.config.objective.name, trained.config.data.name
-    if not MEMBERS[name].velocity:
-        raise ValueError(f"{name} has no velocity at every time, hence no density")
-    if data in DENSITIES:
-        raise ValueError(f"bits per dimension need discrete data; {data} is continuous")
-    x, labels, step = _held_out(trained, options)
-    path = samplers.run_path(trained)
+    trained.need_velocity("a density")
+    data = trained.experiment.data.build()
+    x, labels, step = data.held_out(options.examples, options.seed)
+    if trained.model.example.num_classes is None:
+        labels = None
+    path = trained.model.path
     if options.bound == "uniform":
-        time, law = 1.0, dequantisation.uniform(step)
+        time, law = 1.0, dequantisation.uniform_noise(step)
     else:
         time = end_time(path, step, options.tau)
-        law = dequantisation.truncated_normal(path, time, step=step)
+        law = dequantisation.truncated_normal_noise(path, time, step=step)
     bits = jax.jit(partial(_bits, trained, law, time, options))
     values = _mean_over_repeats(partial(bits, trained.params), x, labels, options)
     return {
@@ -130,18 +124,6 @@ def end_time(path: Interpolant, step: float, tau: float) -> float:
     return float(root)
 
 
-def _held_out(
-    trained: Trained, options: Options
-) -> tuple[np.ndarray, np.ndarray | None, float]:
-    """Return held-out images, labels if the run has any, and the distance of values."""
-    data = trained.config.data
-    source = load_source(data.name, data.test_split, data_dir=data.data_dir)
-    order = np.random.default_rng(options.seed).permutation(len(source))
-    images, labels = source.gather(order[: options.examples].tolist())
-    cond = None if trained.num_classes is None else labels
-    return source.scale(images), cond, 2 / source.maximum
-
-
 def _bits(
     trained: Trained,
     law: Dequantisation,
@@ -154,8 +136,7 @@ def _bits(
 ) -> Array:
     """Return one estimate of the bits per dimension of every row; traceable."""
     key_noise, key_probes = jax.random.split(key)
-    field, _ = samplers.guided_field(trained, params)
-    velocity, tolerance = diagonal(field), options.tolerance
+    velocity, tolerance = trained.velocity(params, 1.0), options.tolerance
 
     def density(z: Array) -> Array:
         probes = None
@@ -166,9 +147,7 @@ def _bits(
             z,
             cond=labels,
             probes=probes,
-            t0=time,
-            rtol=tolerance,
-            atol=tolerance,
+            steps=Adaptive(rtol=tolerance, atol=tolerance, t0=time, t1=0.0),
         )[0]
 
     if options.importance == 1:

@@ -59,10 +59,10 @@ def image_grid(
 
 
 def point_clouds(groups: Mapping[str, np.ndarray], path: Path) -> None:
-    """Draw groups of points in the plane side by side.
+    """Draw groups of points side by side: clouds in the plane, histograms on a line.
 
     Args:
-        groups: title -> points [n, 2].
+        groups: title -> points [n, 1 or 2].
         path: where to write the PNG.
     """
     figure, axes = plt.subplots(
@@ -74,9 +74,13 @@ def point_clouds(groups: Mapping[str, np.ndarray], path: Path) -> None:
         sharex=True,
         sharey=True,
     )
+    line = next(iter(groups.values())).shape[1] == 1
     for axis, (name, points) in zip(axes[0], groups.items(), strict=True):
-        axis.scatter(points[:, 0], points[:, 1], s=1, alpha=0.4, lw=0)
         axis.set_title(name, fontsize=10)
+        if line:
+            axis.hist(points[:, 0], bins=60, density=True)
+            continue
+        axis.scatter(points[:, 0], points[:, 1], s=1, alpha=0.4, lw=0)
         axis.set(xlim=(-2.8, 2.8), ylim=(-2.8, 2.8), aspect="equal")
     _save(figure, path)
 

@@ -14,7 +14,7 @@ from typing import Annotated
 
 import tyro
 
-from flowjax.data.sources import find_builder, labelled_images
+from flowjax.data.image_sets import find_builder, labelled_images
 
 
 def main(

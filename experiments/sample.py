@@ -1,110 +1,156 @@
-"""Sample from a run folder.
+r"""Sample from a run folder.
 
-    python -m experiments.sample runs/digits_mean_flow --steps 1 --count 80
-    python -m experiments.sample runs/digits_mean_flow --steps 0 --guidance 2 --label 3
+    python -m experiments.sample runs/digits_mean_flow --grid.steps 2 --count 80
+    python -m experiments.sample runs/digits_mean_flow --sampling ode --guidance 2
     python -m experiments.sample runs/digits_mean_flow --nfe 8
-    python -m experiments.sample runs/digits_mean_flow --method unipc --steps 10
-    python -m experiments.sample runs/digits_mean_flow --method sde --steps 50
+    python -m experiments.sample runs/digits_mean_flow --sampling multistep \
+        --solver unipc --grid shifted_grid --grid.steps 10 --grid.shift 2
+    python -m experiments.sample runs/digits_mean_flow --sampling sde --grid.steps 50
 
 Writes the samples (npz: x in [-1, 1], label) and a picture of them.
 """
 
+import dataclasses
+import math
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import tyro
 
-from experiments import choices, plots, samplers, solver_files
-from experiments import run as run_folder
+from experiments.engine import run as run_folder
+from experiments.engine import samples, solver_files
+from experiments.engine.experiment import TABLES
+from experiments.engine.model import Guidance
+from experiments.engine.sampling import Jumps, Sampler, Tuned
+from experiments.language import command
+from experiments.language.sentence import Use, label, options_of, use
+from flowjax.guidance import rules
+from flowjax.times import uniform_grid
 
 
-def main(
-    run: tyro.conf.Positional[Path],
-    *,
-    method: choices.MethodName | None = None,
-    steps: int = 1,
-    grid: choices.GridName = "uniform",
-    diffusion: choices.DiffusionName = "sigma",
-    nfe: int | None = None,
-    sampler: Path | None = None,
-    count: int = 80,
-    label: int | None = None,
-    guidance: float = 1.0,
-    rule: choices.RuleName = "extrapolation",
-    interval: tuple[float, float] = (0.0, 1.0),
-    tolerance: float = 1e-5,
-    seed: int = 0,
-    batch_size: int = 500,
-    out: Path | None = None,
-) -> None:
-    """Sample from the newest checkpoint of a run.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Command:
+    """How to sample, and where to.
 
-    Args:
-        run: the run folder.
-        method: jumps of one evaluation each, the adaptive ode, the sde, or a solver
-            that is a table; by default jumps, and with --steps 0 the ode.
-        steps: of the grid; the ode chooses its own.
-        grid: spacing of the steps.
-        diffusion: coefficient of the sde.
-        nfe: in place of steps, the best sampler with so many evaluations, as found by
-            experiments.tune_sampler.
-        sampler: the file it is in, by default sampler.json in the run folder; without
+    Attributes:
+        sampling: how samples are drawn.
+        nfe: in place of sampling, the best sampler with so many evaluations, as found
+            by experiments.tune_sampler.
+        sampler_file: the file it is in; None: sampler.json in the run folder. Without
             nfe, a file that holds one solver.
         count: number of samples.
-        label: the class to sample; by default all in turn.
+        label: the class to sample; None: all in turn.
         guidance: classifier-free guidance scale; 1 is none.
-        rule: how the guided prediction is formed; optimal-scale is CFG-Zero*'s.
+        rule: how the guided prediction is formed; optimal_scale is CFG-Zero*'s.
         interval: times at which to guide.
-        tolerance: of the adaptive solver.
         seed: determines the noise.
         batch_size: samples drawn at a time.
-        out: where to write, without suffix; by default samples_STEPS,
-            samples_METHOD_STEPS or samples_nfe_NFE in the run folder.
+        out: where to write, without suffix; None: a name after the sampler in the run
+            folder.
     """
-    try:
-        trained = run_folder.restore(run)
-        if steps < 0 or count < 1 or batch_size < 1:
+
+    sampling: Use = use(Jumps)
+    nfe: int | None = None
+    sampler_file: str | None = None
+    count: int = 80
+    label: int | None = None
+    guidance: float = 1.0
+    rule: Use = use(rules.extrapolation)
+    interval: tuple[float, float] = (0.0, 1.0)
+    seed: int = 0
+    batch_size: int = 500
+    out: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what would fail later.
+
+        Raises:
+            ValueError: if an option is out of range.
+        """
+        if self.count < 1 or self.batch_size < 1:
             raise ValueError(
-                "steps must not be negative, count and batch_size positive"
+                f"count and batch_size must be positive; got {self.count} and "
+                f"{self.batch_size}"
             )
-        guide = choices.Guidance(guidance, rule, interval)
-        if nfe is not None or sampler is not None:
-            if method is not None:
-                raise ValueError("nfe and sampler name a method; leave out method")
-            entry = solver_files.load_entry(sampler or run / "sampler.json", nfe)
-            chosen = samplers.tuned(trained, entry, guide)
-            name = entry["name"] if nfe is None else f"nfe_{nfe}"
-        elif method == "ode" or (method is None and steps == 0):
-            chosen, name = samplers.adaptive(trained, tolerance, guide), "ode"
-        else:
-            times = choices.GRIDS[grid](steps)
-            chosen = samplers.on_grid(
-                trained, method or "jumps", times, diffusion, guide
+        if not math.isfinite(self.guidance):
+            raise ValueError(f"guidance must be a finite number; got {self.guidance}")
+        unused = self.rule.thing is not rules.extrapolation or self.interval != (0, 1)
+        if self.guidance == 1.0 and unused:
+            raise ValueError(
+                "rule and interval need a guidance other than 1, which is none"
             )
-            name = f"{method}_{steps}" if method else str(steps)
-        labels = _labels(trained.num_classes, label, count)
-        x, evaluations = samplers.draw(
-            trained, chosen, labels, count=count, seed=seed, batch_size=batch_size
-        )
-    except (ValueError, FileNotFoundError, ImportError) as error:
-        raise SystemExit(f"error: {error}") from error
-    out = out or run / f"samples_{name}"
+
+    def sampler(self, run: Path) -> tuple[Sampler, str]:
+        """Return the chosen sampler and a name for files."""
+        if self.nfe is None and self.sampler_file is None:
+            return self.sampling.build(), _name(self.sampling)
+        if self.sampling != use(Jumps):
+            raise ValueError("nfe and sampler_file name a sampler; leave out sampling")
+        file = Path(self.sampler_file) if self.sampler_file else run / "sampler.json"
+        entry = solver_files.load_entry(file, self.nfe)
+        return Tuned(entry), entry["name"] if self.nfe is None else f"nfe_{self.nfe}"
+
+    def ending(self) -> str:
+        """Return what else tells the files of two samplings apart."""
+        words = []
+        if self.label is not None:
+            words.append(f"label_{self.label}")
+        if self.guidance != 1.0:
+            words.append(f"guidance_{self.guidance:g}_{label(self.rule.thing)}")
+        if self.interval != (0.0, 1.0):
+            words.append("_".join(f"{t:g}" for t in self.interval))
+        if self.seed:
+            words.append(f"seed_{self.seed}")
+        return "".join(f"_{word}" for word in words)
+
+
+def _name(sampling: Use) -> str:
+    """Return a name for the files of a sampler: what was chosen, and how."""
+    words: list[str] = []
+    for one in sampling.walk():
+        if one.thing is not uniform_grid:
+            words.append(label(one.thing))
+        words += [
+            str(one[name])
+            for name, option in options_of(one.thing).items()
+            if option.kind is not None and one[name] != option.default
+        ]
+    return "_".join(words)
+
+
+def sample(run: Path, options: Command) -> str:
+    """Sample from the newest checkpoint of a run; return what was done.
+
+    Raises:
+        ValueError: if the run can't be sampled in this way.
+        FileNotFoundError: if the folder holds no run or no such sampler.
+    """
+    trained = run_folder.restore(run)
+    sampler, name = options.sampler(run)
+    labels = _labels(trained.model.example.num_classes, options.label, options.count)
+    x, evaluations = samples.draw(
+        trained,
+        sampler,
+        labels,
+        count=options.count,
+        seed=options.seed,
+        batch_size=options.batch_size,
+        guide=Guidance(options.guidance, options.rule.build(), options.interval),
+    )
+    out = (
+        Path(options.out) if options.out else run / f"samples_{name}{options.ending()}"
+    )
     out.parent.mkdir(parents=True, exist_ok=True)
-    archive = out.with_name(out.name + ".npz")
-    if labels is None:
-        np.savez(archive, x=x)
-    else:
-        np.savez(archive, x=x, label=labels)
+    named = {"x": x} if labels is None else {"x": x, "label": labels}
+    np.savez(out.with_name(out.name + ".npz"), allow_pickle=False, **named)
     picture = out.with_name(out.name + ".png")
-    title = f"{evaluations} evaluations"
-    if labels is None:
-        plots.point_clouds({title: x}, picture)
-    else:
-        columns = min(10, count)
-        rows = count // columns
-        tiled = x[: rows * columns].reshape((rows, columns, *x.shape[1:]))
-        plots.image_grid({title: tiled}, picture)
-    print(f"{count} samples with {evaluations} evaluations each: {out}.npz, {picture}")
+    data = trained.experiment.data.build()
+    data.draw_samples(f"{evaluations} evaluations", x, picture)
+    return (
+        f"{options.count} samples with {evaluations} evaluations each: {out}.npz, "
+        f"{picture}"
+    )
 
 
 def _labels(
@@ -117,5 +163,23 @@ def _labels(
     return np.arange(count) % num_classes if label is None else np.full(count, label)
 
 
+def main(arguments: Sequence[str]) -> None:
+    """Parse ``RUN [--joint NAME] [--option VALUE] …`` and sample."""
+    given = [a for a in arguments[:1] if not a.startswith("-")]
+    try:
+        said = command.parse(
+            Use(Command),
+            TABLES,
+            arguments[len(given) :],
+            program="python -m experiments.sample RUN",
+            description="Sample from the newest checkpoint of a run folder.",
+        )
+        if not given:
+            raise ValueError("sample needs the run folder as its first argument")
+        print(sample(Path(given[0]), said.build()))
+    except (ValueError, FileNotFoundError, ImportError, FloatingPointError) as error:
+        raise SystemExit(f"error: {error}") from error
+
+
 if __name__ == "__main__":
-    tyro.cli(main)
+    main(sys.argv[1:])

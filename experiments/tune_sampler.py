@@ -22,31 +22,55 @@ from typing import Any
 import numpy as np
 import tyro
 
-from experiments import learn_solver, plots, samplers, solver_files
-from experiments import run as run_folder
-from experiments.choices import GRIDS, SOLVERS
-from experiments.learn_solver import Bench
-from experiments.members import MEMBERS
-from experiments.run import Trained
-from experiments.solver_files import Entry
+from experiments import plots
+from experiments.engine import learn_solver, solver_files
+from experiments.engine import run as run_folder
+from experiments.engine.learn_solver import Bench
+from experiments.engine.run import Trained
+from experiments.engine.sampling import SOLVERS
+from experiments.engine.solver_files import Entry
+from experiments.language.sentence import Use, use
+from experiments.methods.base import jumps
+from flowjax import times
+from flowjax.interpolants import Interpolant
+from flowjax.sampling.multistep import MultistepSolver
+
+GRIDS: dict[str, Use] = {
+    "uniform": use(times.uniform_grid),
+    "shift 2": use(times.shifted_grid, shift=2.0),
+    "shift 1/2": use(times.shifted_grid, shift=0.5),
+    "power 2": use(times.power_grid, power=2.0),
+    "circular": use(times.circular_grid),
+    "log-SNR": use(times.log_snr_grid),
+    "EDM": use(times.edm_grid),
+}
+"""The grids that are tried, by a name for people."""
+
+
+def solvers_of(nfe: int, path: Interpolant) -> Iterator[tuple[str, MultistepSolver]]:
+    """Yield every solver on every grid that takes ``nfe`` evaluations."""
+    for name in SOLVERS:
+        for grid_name, grid in GRIDS.items():
+            # A step takes at least one evaluation, and at most four.
+            for steps in range(1, nfe + 1):
+                given = grid.vary(steps=steps)
+                try:
+                    solver = Use(SOLVERS[name], {"grid": given}).build(interpolant=path)
+                except ValueError:  # fewer steps than its order
+                    continue
+                if len(solver.times) == nfe:
+                    yield f"{name}, {grid_name}", solver
 
 
 def candidates(trained: Trained, nfe: int) -> Iterator[Entry]:
     """Yield all samplers of ``nfe`` evaluations that need no learning."""
-    path = samplers.run_path(trained)
-    for name, family in SOLVERS.items():
-        steps, left = divmod(nfe - family.beyond, family.per_step)
-        if steps < 1 or left:
-            continue
-        for grid_name, grid in GRIDS.items():
-            try:
-                solver = family.on(grid(steps), path)
-            except ValueError:  # fewer steps than its order
-                continue
-            yield {"name": f"{name}, {grid_name}", "solver": solver}
-    if MEMBERS[trained.config.objective.name].sampler == "map":
-        for grid_name, grid in GRIDS.items():
-            yield {"name": f"jumps, {grid_name}", "jumps": grid(nfe).tolist()}
+    model = trained.model
+    for name, solver in solvers_of(nfe, model.path):
+        yield {"name": name, "solver": solver}
+    if model.method.few_step is jumps:
+        for name, grid in GRIDS.items():
+            at = grid.build(steps=nfe, interpolant=model.path)
+            yield {"name": f"jumps, {name}", "jumps": at.tolist()}
 
 
 def tune(
@@ -61,7 +85,7 @@ def tune(
     Args:
         bench: the run and its fine solutions.
         nfe: numbers of evaluations.
-        learners: by name, `experiments.learn_solver.LEARNERS` or some of them.
+        learners: by name, `experiments.engine.learn_solver.LEARNERS` or some of them.
         count: samples to choose on, and again as many to measure the winners.
     """
     choosing, held_out = (bench.draw(use, count) for use in ("choose", "held out"))

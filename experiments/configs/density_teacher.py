@@ -1,14 +1,13 @@
-"""The teacher of the members on a density that distil one: flow matching.
+"""The teacher of the methods on a density that learn from one: flow matching.
 
 python -m experiments.train density_teacher
 """
 
-import dataclasses
+from experiments.configs.density_mean_flow import experiment as base
+from experiments.language.sentence import use
+from experiments.methods.velocity import FlowMatching
+from flowjax.times import uniform
 
-from experiments.configs.density_mean_flow import config as base
-
-config = dataclasses.replace(
-    base,
-    network=dataclasses.replace(base.network, times="start"),
-    objective=dataclasses.replace(base.objective, name="flow_matching"),
+experiment = base.vary(
+    method=use(FlowMatching, times=use(uniform)), network={"times": "start"}
 )

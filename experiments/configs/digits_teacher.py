@@ -1,14 +1,10 @@
-"""The teacher of the members on the digits that distil one: flow matching.
+"""The teacher of the methods on the digits that learn from one: flow matching.
 
 python -m experiments.train digits_teacher
 """
 
-import dataclasses
+from experiments.configs.digits_mean_flow import experiment as base
+from experiments.language.sentence import use
+from experiments.methods.velocity import FlowMatching
 
-from experiments.configs.digits_mean_flow import config as base
-
-config = dataclasses.replace(
-    base,
-    network=dataclasses.replace(base.network, times="start"),
-    objective=dataclasses.replace(base.objective, name="flow_matching"),
-)
+experiment = base.vary(method=use(FlowMatching), network={"times": "start"})

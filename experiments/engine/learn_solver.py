@@ -1,5 +1,6 @@
 """Fine solutions of a run's ODE, and the solvers that are learned from them."""
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from functools import cached_property, partial
 from typing import Any, Literal, NamedTuple
@@ -9,14 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import samplers
-from experiments.choices import Guidance
-from experiments.members import MEMBERS
-from experiments.run import Trained
-from experiments.solver_files import Entry
+from experiments.engine.model import Guidance
+from experiments.engine.run import Trained
+from experiments.engine.sampling import Tuned
+from experiments.engine.solver_files import Entry
 from flowjax import sampling, times
-from flowjax.fields import diagonal
-from flowjax.sampling import bespoke, learned, solvers, step_choice
+from flowjax.sampling import bespoke, solver_search, solvers, step_choice
 from flowjax.sampling.multistep import MultistepSolver, multistep
 
 FINE = times.uniform_grid(100)
@@ -46,14 +45,13 @@ class Bench:
         Raises:
             ValueError: if the run's field leaves no velocity for a solver to follow.
         """
-        name = trained.config.objective.name
-        if not MEMBERS[name].velocity:
-            raise ValueError(f"{name} leaves no velocity for a solver to follow")
+        trained.need_velocity("a solver to follow")
         self.trained = trained
         self._guidance, self._seed = Guidance(guidance), seed
-        self._tolerances = {"rtol": tolerance, "atol": tolerance}
-        self._solve = jax.jit(partial(self._ode, sampling.ode))
-        self._dense = jax.jit(partial(self._ode, sampling.ode_dense, max_steps=256))
+        steps = sampling.Adaptive(rtol=tolerance, atol=tolerance)
+        few = dataclasses.replace(steps, max_steps=256)
+        self._solve = jax.jit(partial(self._ode, sampling.ode, steps=steps))
+        self._dense = jax.jit(partial(self._ode, sampling.ode_dense, steps=few))
         # The table is an argument: one compilation for all of a shape.
         self._run = jax.jit(
             lambda params, x0, labels, table: multistep(
@@ -63,21 +61,20 @@ class Bench:
 
     def velocity(self, params: Any) -> Any:
         """Return the (guided) velocity field."""
-        return diagonal(samplers.guided_field(self.trained, params, self._guidance)[0])
+        return self.trained.model.field(params, self._guidance).velocity("a solver")
 
     def _ode(
         self, solve: Any, params: Any, x0: Any, labels: Any, **options: Any
     ) -> Any:
         v = self.velocity(params)
-        return solve(v, x0, cond=labels, **self._tolerances, **options)
+        return solve(v, x0, cond=labels, **options)
 
     def noise(self, use: str, count: int, part: int = 0) -> tuple[Any, Any]:
         """Return noise and labels, independent for every use and part."""
         key = jax.random.fold_in(jax.random.key(self._seed), USES.index(use))
-        x0 = jax.random.normal(
-            jax.random.fold_in(key, part), (count, *self.trained.event)
-        )
-        classes = self.trained.num_classes
+        model = self.trained.model
+        x0 = model.noise(jax.random.fold_in(key, part), count)
+        classes = model.example.num_classes
         return x0, None if classes is None else jnp.arange(count) % classes
 
     def draw(self, use: str, count: int) -> Batch:
@@ -119,8 +116,14 @@ class Bench:
         """Return the root mean square distance to the fine solution, or infinity."""
         x0, params = batch.x0, self.trained.params
         if "jumps" in entry:
-            tuned = samplers.tuned(self.trained, entry, self._guidance)
-            x, _ = jax.jit(tuned)(params, jax.random.key(0), x0, batch.labels)
+            model, sampler = self.trained.model, Tuned(entry)
+
+            @jax.jit
+            def jump(params: Any, x0: Any, labels: Any) -> Any:
+                field = model.field(params, self._guidance)
+                return sampler(field, jax.random.key(0), x0, labels)[0]
+
+            x = jump(params, x0, batch.labels)
         else:
             table = jax.tree.map(partial(jnp.asarray, dtype=x0.dtype), entry["solver"])
             x = self._run(params, x0, batch.labels, table)
@@ -160,9 +163,9 @@ def search(
 ) -> Iterator[tuple[str, MultistepSolver]]:
     """Yield searched solvers."""
     grid = times.uniform_grid(nfe)
-    start = learned.search_start(grid, order=2 if nfe > 1 else 1)
-    params = fit(bench, learned.search_loss, start, steps=steps)
-    yield "from adams-bashforth 2", learned.searched_solver(params)
+    start = solver_search.search_start(grid, order=2 if nfe > 1 else 1)
+    params = fit(bench, solver_search.search_loss, start, steps=steps)
+    yield "from adams-bashforth 2", solver_search.searched_solver(params)
 
 
 LEARNERS: dict[str, Learner] = {

@@ -1,26 +1,30 @@
 """The run folder: where a training leaves what it did, and where it continues from.
 
-config.json        the resolved configuration
+config.json        the experiment with all defaults, and the shape of its data
 metrics.jsonl      one line of metrics per logging interval
 checkpoints/       the newest states, written by orbax
 loss.png, samples.png, evaluation.json, evaluation.md
 tuning.json, tuning.png, sampler.json, likelihood.json: what those scripts found
 """
 
+import dataclasses
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any
 
 import jax
+import msgspec
+from jaxtyping import Array
 
-from experiments import build, config
-from experiments.config import Experiment
-from flowjax._extra import require
-from flowjax.networks import graft
-from flowjax.training import Checkpointer, TrainState, init_state
+from experiments.data import Example
+from experiments.engine.experiment import MAY_DIFFER, Experiment, from_dict, to_dict
+from experiments.engine.model import Model
+from experiments.language.grammar import differences
+from flowjax.extras import require
+from flowjax.training import Checkpointer, TrainState
+from flowjax.typing import VelocityField
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -30,39 +34,59 @@ def write_atomically(path: Path, text: str) -> None:
     os.replace(temporary, path)
 
 
-def claim(run: Path, experiment: Experiment) -> None:
-    """Write the configuration into the folder of a run, new or continued.
+_Positive = Annotated[int, msgspec.Meta(gt=0)]
+
+
+def load(run: Path) -> Model:
+    """Read the experiment of a run folder, and what its data look like.
 
     Raises:
-        ValueError: if something was trained there under another configuration, or one
-            of another version of the code with entries that this one lacks.
+        FileNotFoundError: if the folder holds no configuration.
+        ValueError: if it can't be read; the message names the file.
+    """
+    path = run / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{run} is no run folder: it has no config.json")
+    try:
+        stored = json.loads(path.read_text())
+        if not isinstance(stored, dict):
+            raise ValueError("it is no object")
+        shape = stored.pop("example", {})
+        experiment = from_dict(stored)
+        event = msgspec.convert(shape["event"], tuple[_Positive, ...])
+        classes = msgspec.convert(shape["num_classes"], _Positive | None)
+        return Model(experiment, Example(event, classes))
+    except KeyError as error:
+        raise ValueError(f"{path} lacks the data's {error}") from error
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} can't be read: {error}") from error
+
+
+def claim(run: Path, model: Model) -> None:
+    """Write the experiment into the folder of a run, new or continued.
+
+    Raises:
+        ValueError: if something was trained there under another experiment, or one of
+            another version of the code that says what this one does not read.
         FileNotFoundError: if there are checkpoints, but no configuration.
     """
     run.mkdir(parents=True, exist_ok=True)
-    path = run / "config.json"
-    given = config.to_dict(experiment)
     if any((run / "checkpoints").glob("[0-9]*")):
-        # An entry that the code did not have when the run began has its default.
-        stored = config.to_dict(config.load(run))
-        if lines := _differences(stored, given):
+        # An option that the code did not have when the run began has its default.
+        old, new = (m.experiment.sentence for m in (load(run), model))
+        changed = differences(old, new)
+        if lines := [
+            f"{flag}: {a} -> {b}"
+            for flag, (a, b) in changed.items()
+            if flag not in MAY_DIFFER
+        ]:
             raise ValueError(
-                f"{run} holds a run with another configuration; choose another --run "
+                f"{run} holds a run of another experiment; choose another --run "
                 "or go back to its values (old -> new):\n  " + "\n  ".join(lines)
             )
     if jax.process_index() == 0:
-        write_atomically(path, json.dumps(given, indent=2) + "\n")
-
-
-def _differences(stored: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
-    """Return ``part.entry: old -> new`` for what may not change in a run."""
-    lines = []
-    for part, entries in given.items():
-        for entry, new in entries.items():
-            name, old = f"{part}.{entry}", stored[part][entry]
-            free = part in config.MAY_DIFFER or name in config.MAY_DIFFER
-            if not free and old != new:
-                lines.append(f"{name}: {old} -> {new}")
-    return lines
+        stored = {"example": model.example._asdict(), **to_dict(model.experiment)}
+        write_atomically(run / "config.json", json.dumps(stored, indent=2) + "\n")
 
 
 Writer = Callable[[int, Mapping[str, float]], None]
@@ -137,45 +161,58 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
     return rows
 
 
-class Trained(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Trained:
     """What a run folder holds.
 
     Attributes:
-        config: the run's configuration.
+        model: the run's experiment and the shape of its data.
         step: optimiser steps taken.
-        event: shape of one example.
-        num_classes: number of labels, or None.
-        functions: ``params -> name -> function``; ``field`` is the average velocity
-            ``u(x, t, s, label)``. See `experiments.build.bind`.
         params: the averaged parameters, to be passed on when compiling.
         state: the whole training state.
     """
 
-    config: Experiment
+    model: Model
     step: int
-    event: tuple[int, ...]
-    num_classes: int | None
-    functions: Callable[[Any], dict[str, Any]]
     params: Any
     state: TrainState
 
+    @property
+    def experiment(self) -> Experiment:
+        """The run's experiment."""
+        return self.model.experiment
+
+    def need_velocity(self, purpose: str) -> None:
+        """Raise ValueError if the run leaves no velocity."""
+        self.model.need_velocity(purpose)
+
+    def velocity(self, params: Any, scale: Any) -> VelocityField:
+        """Return the velocity under guidance of a scale, one for all or per row."""
+        return self.model.velocity(params, scale)
+
+    def noise(self, count: int, seed: int) -> tuple[Array, Array | None]:
+        """Draw noise to start from, and labels where the run has any."""
+        key_noise, key_label = jax.random.split(jax.random.key(seed))
+        x0, classes = self.model.noise(key_noise, count), self.model.example.num_classes
+        if classes is None:
+            return x0, None
+        return x0, jax.random.randint(key_label, (count,), 0, classes)
+
 
 def restore(run: Path) -> Trained:
-    """Read the newest intact checkpoint of a run folder.
+    """Read the newest intact checkpoint of a run folder; its data stay closed.
 
     Raises:
         FileNotFoundError: if the folder holds no configuration or no checkpoint.
+        ValueError: if the configuration can't be read.
     """
-    experiment = config.load(run)
-    dataset = build.open_data(experiment.data, experiment.training.seed)
-    modules = build.make_modules(experiment, dataset, need_teacher=False)
-    init = make_init(experiment, modules, dataset)
+    model = load(run)
     # Abstract leaves on one device: reading needs no memory for a template, and no
     # device of the machine that wrote.
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     template = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
-        jax.eval_shape(init, jax.random.key(0)),
+        jax.eval_shape(model.init, jax.random.key(0)),
     )
     folder = run / "checkpoints"
     if not folder.is_dir():
@@ -185,37 +222,4 @@ def restore(run: Path) -> Trained:
     if restored is None:
         raise FileNotFoundError(f"{run} holds no checkpoints yet")
     state, step = restored
-    return Trained(
-        experiment,
-        step,
-        dataset.event,
-        dataset.num_classes,
-        partial(build.bind, experiment, modules),
-        state.ema_params,
-        state,
-    )
-
-
-def make_init(
-    experiment: Experiment,
-    modules: Any,
-    dataset: build.Dataset,
-    start: Any = None,
-) -> Any:
-    """Return ``key -> TrainState``, traceable.
-
-    ``start`` holds a teacher's parameters, copied where names and shapes agree.
-    """
-    steps = experiment.training.steps
-    optimizer = build.make_optimizer(experiment.optimizer, steps)
-
-    def init(key: Any) -> TrainState:
-        key_params, key_training = jax.random.split(key)
-        params = build.init_parameters(
-            modules, key_params, dataset, guidance=experiment.network.guidance
-        )
-        if start is not None:
-            params = {**params, "field": graft(start["field"], params["field"])}
-        return init_state(key_training, params, optimizer)
-
-    return init
+    return Trained(model, step, state.ema_params, state)

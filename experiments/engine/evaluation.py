@@ -1,0 +1,80 @@
+"""The evaluation of a run: its samples against held-out data, beside real data.
+
+The row "real" is training data measured like samples, what a perfect model would get;
+its agreement is the classifier's accuracy on the held-out data.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from experiments import plots
+from experiments.engine import run as run_folder
+from experiments.engine import samples
+from experiments.engine.model import Guidance
+from experiments.engine.run import Trained
+from experiments.engine.sampling import Jumps, Ode, Sampler
+from experiments.language.sentence import use
+from flowjax.times import uniform_grid
+
+
+def evaluate(run: Path, *, progress: bool = True) -> dict[str, dict[str, float]]:
+    """Evaluate the newest checkpoint of a run and write the results into its folder.
+
+    Returns:
+        Figures by sampler and name.
+    """
+    trained = run_folder.restore(run)
+    options = trained.experiment.evaluation.build()
+    data = trained.experiment.data.build()
+    reference = data.reference(options.samples, options.seed)
+    real = {"evaluations": 0} | reference.measure(reference.real)
+    table = {"real": real | dict(reference.known)}
+    groups = {"real": reference.real}
+    for name, sampler in _samplers(trained).items():
+        x, evaluations = samples.draw(
+            trained,
+            sampler,
+            reference.labels,
+            count=len(reference.real),
+            seed=options.seed,
+            batch_size=options.batch_size,
+            guide=Guidance(options.guidance),
+        )
+        groups[name] = x
+        table[name] = {"evaluations": evaluations} | reference.measure(x)
+    text = _markdown(table)
+    result = {"step": trained.step, "samples": len(reference.real), "figures": table}
+    run_folder.write_atomically(
+        run / "evaluation.json", json.dumps(result, indent=2) + "\n"
+    )
+    run_folder.write_atomically(run / "evaluation.md", text)
+    data.draw_groups(groups, reference.labels, run / "samples.png")
+    plots.loss_curves(run_folder.read_metrics(run / "metrics.jsonl"), run / "loss.png")
+    if progress:
+        print(f"\n{len(reference.real)} samples against held-out data:\n\n{text}")
+        print(f"pictures, figures and checkpoints are in {run}", flush=True)
+    return table
+
+
+def _samplers(trained: Trained) -> dict[str, Sampler]:
+    options = trained.experiment.evaluation.build()
+    chosen: dict[str, Sampler] = {
+        f"{n}-step": Jumps(grid=use(uniform_grid, steps=n)) for n in options.steps
+    }
+    if trained.model.method.velocity:
+        chosen["ODE"] = Ode(tolerance=options.tolerance)
+    return chosen
+
+
+def _markdown(table: Mapping[str, Mapping[str, Any]]) -> str:
+    columns = list(next(iter(table.values())))
+    lines = [
+        "| sampler | " + " | ".join(columns) + " |",
+        "|---" * (len(columns) + 1) + "|",
+    ]
+    for name, row in table.items():
+        cells = (f"{row[c]:.4g}" for c in columns)
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
