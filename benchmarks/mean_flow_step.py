@@ -81,7 +81,10 @@ def main(large: bool = False, batch_size: int = 64, repeats: int = 10) -> None:
     flops, states, steps, seconds = {}, {}, {}, {kind: [] for kind in kinds}
     for kind in kinds:
         step = partial(
-            make_step, make_loss(network, kind), optimizer, ema_decay=ema.constant(0.99)
+            make_step,
+            make_loss(network, kind),
+            optimizer,
+            ema_decay=ema.constant_decay(0.99),
         )
         executor = jit_over_mesh(init, step)
         states[kind], rows = executor.init(key), executor.put(batch)

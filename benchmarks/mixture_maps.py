@@ -1,4 +1,4 @@
-"""How near each objective comes to the exact flow map of a mixture on the line.
+"""How near each method comes to the exact flow map of a mixture on the line.
 
     python -m benchmarks.mixture_maps --rows rows.json
     python -m benchmarks.mixture_maps --rows rows.json --steps 300 --only LSD
@@ -8,16 +8,18 @@ dimension the flow map is known, so every sample is compared with where its own 
 should have gone, on 2000 quantiles of the noise. One recipe for all, not tuned: a check
 that nothing is broken, and of what is biased by design, not a ranking.
 
+A row is a method of `experiments.methods` with options; model and road are those of an
+experiment. A method whose further steps draw fresh noise is compared in one step only.
+
 A finished training is one row of the JSON file; a run that was interrupted continues.
-The members are in `benchmarks.mixture_members`.
+The rows are in `benchmarks.mixture_members`.
 """
 
 import json
 import math
 import platform
 import time
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,75 +30,127 @@ import optax
 import tyro
 from jaxtyping import Array
 
-from benchmarks.mixture_members import (
-    DEVIATION,
-    FLOW_MAP,
-    MEMBERS,
-    MIXTURE,
-    VELOCITY,
-    Draw,
-    Member,
-)
-from flowjax import analytic, metrics, objectives, sampling, times
-from flowjax.fields import diagonal, euler
+from benchmarks.mixture_members import LAW, LINEAR, ROWS, to_data
+from experiments.data.points import Mixture
+from experiments.engine.experiment import Experiment, Training
+from experiments.engine.loop import make_model, open_teacher
+from experiments.engine.model import Model
+from experiments.engine.road import make_loss, make_prepare
+from experiments.language.sentence import Use, use
+from experiments.methods.base import euler_steps, restarts
+from flowjax import analytic, interpolants, metrics, sampling
+from flowjax.fields import euler_step
 from flowjax.networks import MLP
-from flowjax.training import ema, init_state, make_step
+from flowjax.times import uniform_grid
+from flowjax.training import LossFunction, ema, make_step
+from flowjax.training.step import Prepare
+from flowjax.typing import PRNGKey, VelocityField
 
 FIGURES = ("1-step RMS", "2-step RMS", "4-step RMS", "1-step W1", "64-Euler W1")
 
+# Quantiles of the noise: the same start for every field.
+NOISE = jax.scipy.stats.norm.ppf((jnp.arange(2000.0) + 0.5) / 2000)[:, None]
 
-def train(member: Member, steps: int, batch: int, width: int) -> Callable[[int], Any]:
-    """Return ``seed -> field``, compiled once for all seeds."""
-    network: Any = MLP(width=width, depth=3)
 
-    def loss(params: Any, key: Any, index: Any, state: Any) -> Any:
-        key_source, key_data, key = jax.random.split(key, 3)
-        draw = Draw(
-            partial(network.apply, params),
-            partial(network.apply, state.ema_params),
-            jax.random.normal(key_source, (batch, 1)),
-            analytic.sample(key_data, MIXTURE, batch),
-            key,
-            state.step,
-            steps,
+def adam(steps_in_all: object, *, learning_rate: float = 2e-3) -> Any:
+    """Adam whose learning rate falls along a cosine; nothing is clipped."""
+    assert isinstance(steps_in_all, int)
+    return optax.adam(optax.cosine_decay_schedule(learning_rate, steps_in_all))
+
+
+def model_of(method: Use, steps: int, batch: int, width: int) -> Model:
+    """Return the model of a row: one recipe, but for what a method can't do without."""
+    recipe = method.thing.recipe
+    network = use(MLP, width=width, depth=3)
+    # One that samples by jumps of a velocity needs a network that sees one time.
+    if "times" in recipe.get("network", {}):
+        network = network.vary(times=recipe["network"]["times"])
+    return make_model(
+        Experiment(
+            data=use(Mixture),
+            path=recipe.get("path", use(interpolants.linear)),
+            method=method,
+            network=network,
+            optimizer=use(adam),
+            ema=use(ema.half_life, steps=100.0, ramp_up=0.1),
+            training=use(Training, steps=steps, batch_size=batch),
         )
-        return member.loss(draw), {}
+    )
 
-    optimizer = optax.adam(optax.cosine_decay_schedule(2e-3, steps))
-    step = make_step(loss, optimizer, ema_decay=ema.half_life(100, ramp_up=0.1))
-    index, zero = jnp.arange(batch), jnp.zeros((1,))
+
+def road(model: Model) -> tuple[Prepare, LossFunction]:
+    """Return the road of a batch; pairs are drawn afresh at every step."""
+    usual = make_prepare(model)
+
+    def paired(key: PRNGKey, batch: Any) -> Any:
+        x0 = model.noise(jax.random.split(key)[0], len(batch["index"]))
+        return usual(key, {"x0": x0, "x1": to_data(x0)})
+
+    prepare = paired if model.method.from_pairs else usual
+    return prepare, make_loss(model, open_teacher(model), None)
+
+
+def train(model: Model) -> Callable[[int], Any]:
+    """Return ``seed -> averaged parameters``, compiled once for all seeds."""
+    prepare, loss = road(model)
+    decay, training = model.experiment.ema.build(), model.experiment.training
+    step = make_step(loss, model.optimizer(), ema_decay=decay, prepare=prepare)
+    batch = {"index": jnp.arange(training["batch_size"])}
 
     @jax.jit
     def run(seed: Array) -> Any:
-        key_params, key_training = jax.random.split(jax.random.key(seed))
-        params = network.init(key_params, jnp.zeros((1, 1)), zero, zero)
-        state = init_state(key_training, params, optimizer)
-        state, _ = jax.lax.scan(lambda s, _: step(s, index), state, length=steps)
+        state = model.init(jax.random.key(seed))
+        steps = training["steps"]
+        state, _ = jax.lax.scan(lambda s, _: step(s, batch), state, length=steps)
         return state.ema_params
 
-    return lambda seed: partial(network.apply, run(jnp.asarray(seed)))
+    return lambda seed: run(jnp.asarray(seed))
 
 
-def evaluate(u: Any, sampler: str, has_diagonal: bool) -> dict[str, float]:
-    """Return the figures that mean something for this sampler."""
-    # Quantiles of the noise: the same start for every field.
-    x0 = jax.scipy.stats.norm.ppf((jnp.arange(2000.0) + 0.5) / 2000)[:, None]
-    exact = FLOW_MAP(x0, jnp.zeros(2000), jnp.ones(2000))
-    figures, start, field = {}, x0, u
-    if sampler == "angle":
-        field = objectives.trigonometric_field(u, sigma_data=DEVIATION)
-        start = DEVIATION * x0
-    elif sampler == "euler":
-        field = euler(diagonal(u))
-    for n in (1,) if sampler in ("one", "angle") else (1, 2, 4):
-        x1 = sampling.few_step(field, start, grid=times.uniform_grid(n))
+def evaluate(model: Model, params: Any) -> dict[str, float]:
+    """Return the figures that mean something for the method."""
+    functions, method = model.functions(params), model.method
+
+    def along(few_step: Any) -> Callable[[np.ndarray], Array]:
+        start = (jax.random.key(0), functions, lambda field: field, NOISE, None)
+        return lambda grid: few_step(*start, grid, model.path)[0]
+
+    # After its first jump a restart has fresh noise: no map of the start any more.
+    counts = (1,) if method.few_step is restarts else (1, 2, 4)
+    slow = along(euler_steps) if method.velocity else None
+    return compare(along(method.few_step), counts, slow)
+
+
+def compare(
+    few: Callable[[np.ndarray], Array],
+    counts: Sequence[int],
+    slow: Callable[[np.ndarray], Array] | None,
+) -> dict[str, float]:
+    """Compare samples with the exact map.
+
+    Args:
+        few: ``grid -> samples`` in few steps.
+        counts: of the steps to take.
+        slow: ``grid -> samples`` along the velocity; None where there is none.
+    """
+    exact, figures = to_data(NOISE), {}
+    for n in counts:
+        x1 = few(uniform_grid(n))
         figures[f"{n}-step RMS"] = float(jnp.sqrt(jnp.square(x1 - exact).mean()))
         if n == 1:
             figures["1-step W1"] = _wasserstein(x1, exact)
-    if has_diagonal:
-        x1 = sampling.few_step(euler(diagonal(u)), x0, grid=times.uniform_grid(64))
-        figures["64-Euler W1"] = _wasserstein(x1, exact)
+    if slow is not None:
+        figures["64-Euler W1"] = _wasserstein(slow(uniform_grid(64)), exact)
     return figures
+
+
+def exact_velocity(v: VelocityField) -> dict[str, float]:
+    """Return what an exact velocity and Euler steps reach: the floor of many."""
+
+    def steps(grid: np.ndarray) -> Array:
+        return sampling.few_step(euler_step(v), NOISE, grid=grid)
+
+    return compare(steps, (1, 2, 4), steps)
 
 
 def _wasserstein(x: Array, y: Array) -> float:
@@ -133,24 +187,23 @@ def main(
         seeds: one training for each.
         batch: rows per step, a multiple of 16.
         width: of the network.
-        only: names of members; none: all.
+        only: names of rows; none: all.
     """
     done = json.loads(rows.read_text()) if rows.is_file() else {}
     print(f"jax {jax.__version__}, Python {platform.python_version()}, float32")
     print(f"{steps} steps of {batch} rows, width {width}, seeds {seeds}\n")
     print(f"| objective | {' | '.join(FIGURES)} | {FIGURES[0]} by seed |")
     print("|---" * (len(FIGURES) + 2) + "|")
-    # What the exact velocity and Euler steps reach, the floor of many small steps.
-    baseline = evaluate(euler(VELOCITY), "map", True)
-    print(markdown("exact velocity, Euler", [baseline]))
-    for name in only or MEMBERS:
-        member, found = MEMBERS[name], []
-        fit = train(member, steps, batch, width)
+    floor = exact_velocity(analytic.velocity(LAW, LINEAR))
+    print(markdown("exact velocity, Euler", [floor]))
+    for name in only or ROWS:
+        model, found = model_of(ROWS[name], steps, batch, width), []
+        fit = train(model)
         for seed in seeds:
             label = f"{name} {steps} {batch} {width} {seed}"
             if label not in done:
                 start = time.perf_counter()
-                done[label] = evaluate(fit(seed), member.sampler, member.diagonal)
+                done[label] = evaluate(model, fit(seed))
                 done[label]["seconds"] = time.perf_counter() - start
                 partly = rows.with_suffix(".partly")
                 partly.write_text(json.dumps(done, indent=1))

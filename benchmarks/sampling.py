@@ -67,7 +67,7 @@ def make_samplers(network: nn.Module, steps: int) -> dict[str, Sampler]:
         params: Any, x0: Array, labels: Array, adjoint: diffrax.AbstractAdjoint | None
     ) -> Array:
         v = diagonal(partial(apply, params))
-        options = {"solver": diffrax.Euler(), "grid": grid, "adjoint": adjoint}
+        options = {"solver": diffrax.Euler(), "steps": grid, "adjoint": adjoint}
         return sampling.ode(v, x0, cond=labels, **options)[0]
 
     def by_table(

@@ -65,7 +65,7 @@ def make_samplers(steps: int) -> dict[str, Sampler]:
         return jax.lax.scan(body, x0, ends)[0]
 
     def by_ode(adjoint: diffrax.AbstractAdjoint | None) -> Sampler:
-        options = {"solver": diffrax.Euler(), "grid": grid, "adjoint": adjoint}
+        options = {"solver": diffrax.Euler(), "steps": grid, "adjoint": adjoint}
         return lambda v, x0: sampling.ode(v, x0, **options)[0]
 
     eight = diffrax.RecursiveCheckpointAdjoint(checkpoints=8)
@@ -139,7 +139,7 @@ def measure_chunks(network: nn.Module, x0: Array, steps: int, repeats: int) -> N
 
     def sample(params: Any, x0: Array) -> Array:
         field: Any = partial(network.apply, params)
-        options = {"solver": diffrax.Euler(), "grid": grid}
+        options = {"solver": diffrax.Euler(), "steps": grid}
         return sampling.ode(diagonal(field), x0, **options)[0]
 
     def chunked(chunks: int, params: Any, x0: Array) -> Any:

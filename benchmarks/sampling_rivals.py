@@ -108,11 +108,11 @@ def batch_norm(error: Array) -> Array:
 def jax_rows(params: Params, x0: Array, steps: int, tolerance: float) -> list[Row]:
     """Return the rows of this library and of a bare `jax.lax.scan`."""
     grid, half = times.uniform_grid(steps), times.uniform_grid(steps // 2)
-    same = {"solver": diffrax.Dopri5(), "error_norm": batch_norm}
 
-    def adaptive(factor: float = 1.0, **options: Any) -> Any:
+    def adaptive(factor: float = 1.0, norm: Any = None, **options: Any) -> Any:
         allowed = factor * tolerance
-        return partial(sampling.ode, rtol=allowed, atol=allowed, **options)
+        chosen = sampling.Adaptive(rtol=allowed, atol=allowed, error_norm=norm)
+        return partial(sampling.ode, steps=chosen, **options)
 
     def table(solver: sampling.MultistepSolver) -> Any:
         return lambda v, x: (sampling.multistep(v, x, solver), len(solver.times))
@@ -120,12 +120,14 @@ def jax_rows(params: Params, x0: Array, steps: int, tolerance: float) -> list[Ro
     members = {
         ("adaptive", "ode, Tsit5"): adaptive(),
         ("adaptive", "ode, Tsit5, 10 x tolerance"): adaptive(10.0),
-        ("adaptive", "ode, Dopri5, norm of the batch"): adaptive(**same),
+        ("adaptive", "ode, Dopri5, norm of the batch"): adaptive(
+            norm=batch_norm, solver=diffrax.Dopri5()
+        ),
         ("Euler", "bare lax.scan"): partial(by_scan, grid=grid),
-        ("Euler", "ode"): partial(sampling.ode, solver=diffrax.Euler(), grid=grid),
+        ("Euler", "ode"): partial(sampling.ode, solver=diffrax.Euler(), steps=grid),
         ("Euler", "multistep"): table(solvers.euler(grid)),
         ("midpoint", "ode"): partial(
-            sampling.ode, solver=diffrax.Midpoint(), grid=half
+            sampling.ode, solver=diffrax.Midpoint(), steps=half
         ),
         ("midpoint", "multistep"): table(solvers.midpoint(half)),
     }
