@@ -4,7 +4,10 @@ The import hook makes beartype execute every jaxtyping annotation of the package
 wrong shape or dtype inside flowjax fails the test that produced it.
 """
 
+import atexit
 import os
+import shutil
+import tempfile
 from importlib.metadata import version
 
 # Most of the time of the suite is compilation, which these flags halve. XLA ends a
@@ -24,6 +27,14 @@ os.environ.setdefault(
     ),
 )
 os.environ.setdefault("MPLBACKEND", "Agg")
+
+# The workers and every process that a test starts inherit these, so that no program
+# is compiled twice in one run. CI names a folder that its runs share.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="jax-tests-")
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], True)
+# Below this reading a program back costs about as much as compiling it.
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.05")
 
 from jaxtyping import config, install_import_hook
 

@@ -1,6 +1,14 @@
-"""A field that counts its evaluations."""
+"""What a program does, counted: evaluations of a field, arrays that travel."""
+
+import collections
+import re
 
 import jax
+
+_COLLECTIVE = re.compile(
+    r"= (?P<type>.*?) (?P<name>all-reduce|all-gather|all-to-all|reduce-scatter|"
+    r"collective-permute|collective-broadcast|ragged-all-to-all)(?:-start)?\("
+)
 
 
 class Counter:
@@ -20,3 +28,15 @@ class Counter:
         jax.effects_barrier()
         count, self.count = self.count, 0
         return count
+
+
+def collectives(compiled_text):
+    """Count the arrays that each kind of collective carries in a compiled program.
+
+    Arrays and not operations: the compiler is free to combine several into one.
+    """
+    count = collections.Counter()
+    for line in compiled_text.splitlines():
+        if match := _COLLECTIVE.search(line):
+            count[match["name"]] += len(re.findall(r"\w+\[[\d,]*\]", match["type"]))
+    return count

@@ -10,10 +10,9 @@ import jax.numpy as jnp
 
 from flowjax import analytic, interpolants
 from flowjax.sampling.multistep import multistep
+from tests.tables import MIXTURES
 
-
-def modes():
-    return analytic.mixture([0.35, 0.65], [[-1.2], [1.0]], [[0.3], [0.4]])
+modes = MIXTURES["parting_modes"]
 
 
 def velocity(path=None):

@@ -8,7 +8,26 @@ import numpy as np
 import pytest
 
 from flowjax.networks import MLP, DiT
-from tests.test_networks import float64, initialise, inputs
+from tests.comparing import assert_trees_close
+
+float64 = functools.partial(dict, dtype=jnp.float64, param_dtype=jnp.float64)
+
+
+def inputs(event, batch=4, dtype=float, seed=1):
+    """A state, its time and its destination; float32 unless x64 is on."""
+    rng = np.random.default_rng(seed)
+    x = jnp.asarray(rng.standard_normal((batch, *event)), dtype)
+    return x, jnp.asarray(rng.random(batch)), jnp.asarray(rng.random(batch))
+
+
+def initialise(net, x, t, s, cond=None, scale=0.25):
+    """Random parameters of the right shapes, none of them zero."""
+    shapes = jax.eval_shape(net.init, jax.random.key(0), x, t, s, cond)
+    rng = np.random.default_rng(0)
+    return jax.tree.map(
+        lambda p: jnp.asarray(scale * rng.standard_normal(p.shape), p.dtype), shapes
+    )
+
 
 small_mlp = functools.partial(MLP, width=8, depth=3)
 small_dit = functools.partial(DiT, patch_size=2, width=8, num_heads=2)
@@ -76,7 +95,4 @@ def run(function, *args):
     return jax.jit(function)(*args)
 
 
-def assert_equal(a, b):
-    jax.tree.map(
-        functools.partial(np.testing.assert_allclose, rtol=1e-12, atol=1e-12), a, b
-    )
+assert_equal = functools.partial(assert_trees_close, rtol=1e-12, atol=1e-12)

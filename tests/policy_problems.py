@@ -5,9 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from flowjax import analytic, interpolants, policies
-from flowjax.interpolants import expand_like
+from flowjax.events import expand_like
+from tests import tables
 
 LINEAR = interpolants.linear()
+MIXTURES = {
+    name: tables.MIXTURES[name]
+    for name in ("round_plane", "stretched_plane", "three_modes_plane")
+}
 
 
 def posterior_policy(mixture, x, t):
@@ -26,19 +31,6 @@ def posterior_policy(mixture, x, t):
         means + now * square / total * offset,
         jnp.broadcast_to(square * rest**2 / total, (len(x), 1, *x.shape[1:])),
     )
-
-
-MIXTURES = {
-    "gaussian": lambda: analytic.gaussian(jnp.array([1.5, -0.5]), 0.6),
-    "stretched": lambda: analytic.gaussian(
-        jnp.array([1.5, -0.5]), jnp.array([0.6, 1.7])
-    ),
-    "three_modes": lambda: analytic.mixture(
-        jnp.array([0.2, 0.5, 0.3]),
-        jnp.array([[-1.0, 0.5], [1.6, 1.0], [0.3, -2.0]]),
-        0.4,
-    ),
-}
 
 
 def exact_maker(mixture):

@@ -5,6 +5,7 @@ import numpy as np
 
 from flowjax import analytic, interpolants
 from flowjax.sampling import diffusions
+from tests.tables import INTERPOLANTS
 
 PI, INF = np.pi, np.inf
 LINEAR = interpolants.linear()
@@ -14,7 +15,7 @@ MEMBERS = {
     "zero": (diffusions.zero(), lambda t: 0 * t, 0.0),
     "constant": (diffusions.constant(0.4), lambda t: 0.8 + 0 * t, INF),
     "sigma": (diffusions.sigma(0.6), lambda t: 1.2 * (1 - t), 1.2),
-    "linear": (diffusions.linear(0.6), lambda t: 1.2 * (1 - t), 1.2),
+    "linear": (diffusions.linearly_decreasing(0.6), lambda t: 1.2 * (1 - t), 1.2),
     "memoryless": (diffusions.memoryless(), lambda t: 2 * (1 - t) / t, 2.0),
     "decreasing": (
         diffusions.decreasing(),
@@ -35,14 +36,7 @@ MEMBERS = {
     "flow_grpo": (diffusions.flow_grpo(0.7), lambda t: 0.49 * (1 - t) / t, 0.49),
     "dance_grpo": (diffusions.dance_grpo(0.3), lambda t: 0.09 + 0 * t, INF),
 }
-PATHS = {
-    "linear": LINEAR,
-    "trigonometric": interpolants.trigonometric(),
-    "polynomial": interpolants.polynomial(1.5),
-    "minimum_noise": interpolants.minimum_noise(0.1),
-    "linear_variance_preserving": interpolants.linear_variance_preserving(),
-    "variance_preserving": interpolants.variance_preserving(),
-}
+PATHS = {name: make() for name, make in INTERPOLANTS.items()}
 # All numbers are exact in float32, the dtype outside the tests.
 MEAN, STD = np.array([1.5, -0.5]), np.array([0.5, 1.25])
 GAUSSIAN = analytic.gaussian(MEAN, STD)

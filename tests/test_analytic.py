@@ -9,56 +9,37 @@ from scipy.optimize import brentq
 from scipy.special import log_ndtr, logsumexp, ndtr, ndtri
 
 from flowjax import analytic, interpolants
-from flowjax.interpolants import Interpolant, sample_path
+from flowjax.analytic.flow_maps import _quadrature_length
+from flowjax.interpolants import sample_path
+from tests.tables import ALL_INTERPOLANTS, MIXTURES
 
+# The velocity of the power 1.5 has no derivative at t=0, where these laws look too.
 INTERPOLANTS = {
-    "linear": interpolants.linear,
-    "trigonometric": interpolants.trigonometric,
-    "polynomial": lambda: interpolants.polynomial(2.0),
-    "minimum_noise": lambda: interpolants.minimum_noise(0.1),
-    "linear_variance_preserving": interpolants.linear_variance_preserving,
-    "variance_preserving": interpolants.variance_preserving,
-    # gamma' diverges at both ends, the variance does not.
-    "bridge": lambda: Interpolant(
-        alpha=lambda t: t,
-        sigma=lambda t: 1 - t,
-        gamma=lambda t: jnp.sqrt(t * (1 - t)),
-        variance=lambda t: 1 - t,
-    ),
-    "smooth_latent": lambda: Interpolant(
-        alpha=lambda t: t, sigma=lambda t: 1 - t, gamma=lambda t: t * (1 - t)
-    ),
-}
-MIXTURES = {
-    "gaussian": lambda: analytic.gaussian([[0.5, -1.0]], [[0.5, 1.5]]),
-    "line": lambda: analytic.mixture(
-        [0.3, 0.5, 0.2], [[-1.0], [1.6], [0.4]], [[0.35], [0.5], [0.2]]
-    ),
-    "plane": lambda: analytic.mixture(
-        [1.0, 3.0], [[-1.0, 0.5], [1.0, 0.0]], [[0.3, 0.8], [0.6, 0.4]]
-    ),
+    name: make
+    for name, make in ALL_INTERPOLANTS.items()
+    if name not in ("polynomial", "half_the_noise")
 }
 EXACT_ENDS = [
     n for n in INTERPOLANTS if n not in ("minimum_noise", "variance_preserving")
 ]
 
-each_with_map = pytest.mark.parametrize("mixture", ["gaussian", "line"])
+each_with_map = pytest.mark.parametrize("mixture", ["gaussian_plane", "three_modes"])
 # Compilation takes the time: the default run crosses only these with every mixture.
 QUICK = ("linear", "variance_preserving", "bridge")
 each = pytest.mark.parametrize(
     ("mixture", "interpolant"),
-    [("plane", i) for i in INTERPOLANTS]
+    [("two_modes_plane", i) for i in INTERPOLANTS]
     + [
         pytest.param(m, i, marks=() if i in QUICK else pytest.mark.slow)
-        for m in ("gaussian", "line")
+        for m in ("gaussian_plane", "three_modes")
         for i in INTERPOLANTS
     ],
 )
 each_map = pytest.mark.parametrize(
     ("mixture", "interpolant"),
-    [("gaussian", i) for i in INTERPOLANTS]
+    [("gaussian_plane", i) for i in INTERPOLANTS]
     + [
-        pytest.param("line", i, marks=() if i in QUICK else pytest.mark.slow)
+        pytest.param("three_modes", i, marks=() if i in QUICK else pytest.mark.slow)
         for i in INTERPOLANTS
     ],
 )
@@ -131,7 +112,7 @@ def test_score_is_the_gradient_of_the_log_density(mixture, interpolant):
 
 
 @pytest.mark.parametrize("t", [0.0, 0.4, 1.0])
-@pytest.mark.parametrize("mixture", ["line", "plane"])
+@pytest.mark.parametrize("mixture", ["three_modes", "two_modes_plane"])
 def test_density_integrates_to_one(mixture, t):
     law = MIXTURES[mixture]()
     size = law.means.shape[-1]
@@ -165,7 +146,7 @@ def gauss_hermite(nodes):
 @each_interpolant
 def test_fields_are_projections_of_the_sampled_path(interpolant):
     # E[(v_t - v(x_t, t)) phi(x_t)] = 0 for every phi, by quadrature over (x0, x1, z).
-    law, path = MIXTURES["line"](), INTERPOLANTS[interpolant]()
+    law, path = MIXTURES["three_modes"](), INTERPOLANTS[interpolant]()
     n, w = gauss_hermite(48)
     latent = path.gamma is not None
     nz, wz = gauss_hermite(48) if latent else (np.zeros(1), np.ones(1))
@@ -270,7 +251,7 @@ def test_average_velocity_identities(mixture, interpolant):
 def test_average_velocity_has_no_step_between_its_two_formulas(mixture, interpolant):
     law, path = MIXTURES[mixture](), INTERPOLANTS[interpolant]()
     u = jax.jit(analytic.average_velocity(law, path))
-    threshold = analytic._quadrature_length(jnp.dtype("float64"))
+    threshold = _quadrature_length(jnp.dtype("float64"))
     t = jnp.array([0.0, 0.3, 0.6, 0.99])
     s = t + threshold
     x = jax.random.normal(jax.random.key(3), (4, *law.means.shape[1:]))
@@ -325,7 +306,7 @@ def line_cdf(law, x):
 
 @pytest.mark.parametrize("interpolant", ["linear", "bridge"])
 def test_one_step_samples_have_the_law_of_the_mixture(interpolant):
-    law, path = MIXTURES["line"](), INTERPOLANTS[interpolant]()
+    law, path = MIXTURES["three_modes"](), INTERPOLANTS[interpolant]()
     quantile = np.linspace(0.0005, 0.9995, 1000)
     x0 = jnp.asarray(ndtri(quantile)[:, None])
     u = jax.jit(analytic.average_velocity(law, path))
@@ -342,7 +323,7 @@ def far_quantile(law, level):
 
 @pytest.mark.parametrize("side", [-1.0, 1.0])
 def test_both_tails_of_the_map_are_precise(side):
-    law = MIXTURES["line"]()
+    law = MIXTURES["three_modes"]()
     mirrored = law._replace(means=side * law.means)
     # At 20 log_ndtr changes over to its tail series.
     x = jnp.array([3.0, 6.0, 9.0, 19.9, 20.02, 37.0, 60.0])[:, None]
@@ -401,11 +382,11 @@ def test_a_data_set_is_a_mixture_of_points(key):
 
 def test_samples_have_the_law_of_the_mixture(key):
     batch = 20_000
-    line = MIXTURES["line"]()
+    line = MIXTURES["three_modes"]()
     uniform = np.sort(line_cdf(line, analytic.sample(key, line, batch)))
     distance = np.abs(uniform - (np.arange(batch) + 0.5) / batch).max()
     assert distance < 1.63 / batch**0.5  # Kolmogorov-Smirnov, 1 %
-    plane = MIXTURES["plane"]()
+    plane = MIXTURES["two_modes_plane"]()
     x = analytic.sample(key, plane, batch)
     w, m, s = (np.asarray(a) for a in plane)
     mean = w @ m
@@ -463,7 +444,7 @@ def test_rows_are_independent_and_conditions_ignored(mixture):
 
 
 def test_eager_fields_equal_compiled_ones():
-    law, path = MIXTURES["plane"](), interpolants.variance_preserving()
+    law, path = MIXTURES["two_modes_plane"](), interpolants.variance_preserving()
     x, t, _ = field_inputs(law)
     for make in (analytic.velocity, analytic.log_density):
         field = make(law, path)
@@ -471,7 +452,7 @@ def test_eager_fields_equal_compiled_ones():
 
 
 def test_float32():
-    law = MIXTURES["line"]()
+    law = MIXTURES["three_modes"]()
     x, t, s = field_inputs(law)
     s = jnp.where(jnp.arange(len(s)) % 4 == 0, jnp.clip(t + 1e-3, 0, 1), s)
     truth = evaluate_all(law, x, t, s, {"label": jnp.zeros(len(x))})
@@ -479,7 +460,7 @@ def test_float32():
     inside = analytic.velocity(law, interpolants.linear())(x, t)
     assert inside.dtype == jnp.float32
     with jax.enable_x64(False):
-        law = MIXTURES["line"]()
+        law = MIXTURES["three_modes"]()
         for name, value in evaluate_all(law, x, t, s).items():
             assert value.dtype == jnp.float32, name
             np.testing.assert_allclose(value, truth[name], rtol=1e-4, atol=1e-4)
@@ -542,7 +523,7 @@ def test_gaussian_needs_an_event_axis():
 @pytest.mark.parametrize("make", [analytic.flow_map, analytic.average_velocity])
 def test_maps_without_closed_form_are_refused(make):
     with pytest.raises(ValueError, match=r"2 components .* flowjax\.sampling\.ode"):
-        make(MIXTURES["plane"](), interpolants.linear())
+        make(MIXTURES["two_modes_plane"](), interpolants.linear())
 
 
 @pytest.mark.usefixtures("untyped")

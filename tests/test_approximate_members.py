@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from flowjax import interpolants, objectives
-from flowjax.fields import chained, euler
+from flowjax.fields import chained, euler_step
 from flowjax.objectives import penalties
+from tests.comparing import assert_trees_close
 from tests.members import truth_of
-from tests.test_objectives import (
-    MIXTURES,
-)
+from tests.random_problem import network, random_problem
+from tests.tables import MIXTURES
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -36,11 +36,11 @@ def straight_pairs(key, batch=64, std=0.6, mean=1.5):
 STRAIGHT = {
     "flow_matching": lambda v, path, key: objectives.flow_matching(v, path),
     "mean_flow": lambda v, path, key: objectives.mean_flow(
-        euler(v), path, (1 + path.t) / 2
+        euler_step(v), path, (1 + path.t) / 2
     ),
-    "snap_flow": lambda v, path, key: objectives.snap_flow(euler(v), path),
+    "snap_flow": lambda v, path, key: objectives.snap_flow(euler_step(v), path),
     "snap_flow_midpoint": lambda v, path, key: objectives.snap_flow(
-        euler(v), path, midpoint=True
+        euler_step(v), path, midpoint=True
     ),
     "consistency_flow_matching": lambda v, path, key: (
         objectives.consistency_flow_matching(v, path, weight=1.0)
@@ -115,7 +115,7 @@ def test_shortcut_is_off_at_its_finest_level_alone(key):
 def test_snap_flow_lands_on_the_map_of_two_euler_steps(key):
     """Its fixed point, not the flow map: the bias is that of the solver."""
     truth = truth_of(MIXTURES["gaussian"](), interpolants.linear())
-    two_steps = chained(euler(truth.v), 2)
+    two_steps = chained(euler_step(truth.v), 2)
 
     def field(x, t, s, cond=None):
         jump = (s - t)[:, None] > 0.5
@@ -207,3 +207,27 @@ def test_velocity_distillation_is_stationary_at_the_truth(key):
 
     np.testing.assert_allclose(loss(0.0), 0, atol=1e-20)
     assert jnp.abs(jax.grad(lambda theta: loss(theta).mean())(0.2)) > 1e-3
+
+
+@pytest.mark.parametrize("alpha", [1.0, 0.3, 1e-2])
+def test_adaptive_penalty_gives_the_weight_of_alpha_flow(key, alpha):
+    params, path, s = random_problem(key, share_equal=0.0)
+    field, c = partial(network, params), 1e-3
+
+    def gradient(loss):
+        return jax.grad(lambda p: loss(partial(network, p)).sum())(params)
+
+    def ours(u):
+        offset = c / alpha**2
+        penalty = penalties.adaptive(power=1.0, offset=offset)
+        return objectives.alpha_flow(u, path, s, alpha, penalty=penalty, clip=None)
+
+    def papers(u):
+        x, t = path.x, path.t
+        m = t + alpha * (s - t)
+        later = field(x + (m - t)[:, None] * path.v, m, s)
+        residual = u(x, t, s) - alpha * path.v - (1 - alpha) * later
+        square = jnp.square(residual).sum(1)
+        return square * jax.lax.stop_gradient(alpha / (square + c))
+
+    assert_trees_close(gradient(ours), gradient(papers), rtol=1e-8)

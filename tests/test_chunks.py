@@ -14,7 +14,7 @@ def field(x, t, cond):
 
 
 def sample(rows):
-    return sampling.ode(field, rows["x"], cond=rows["cond"], grid=(0.0, 0.3, 1.0))
+    return sampling.ode(field, rows["x"], cond=rows["cond"], steps=(0.0, 0.3, 1.0))
 
 
 def batch(n=16):

@@ -12,14 +12,16 @@ from flowjax.networks import (
     Conditioning,
     TimeEmbedding,
 )
+from tests.comparing import relative
 from tests.network_options import (
     CONTEXT,
     assert_equal,
+    float64,
+    inputs,
     prepare,
     run,
     small_dit,
 )
-from tests.test_networks import float64, inputs, relative
 
 
 @pytest.mark.parametrize(

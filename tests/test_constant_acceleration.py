@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flowjax import interpolants, sampling
-from flowjax.interpolants import Path, expand_like
-from flowjax.objectives import policy as objectives
+from flowjax import interpolants, objectives, sampling
+from flowjax.events import expand_like
+from flowjax.interpolants import Path
 from tests.policy_problems import MEAN, SCALE
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -26,7 +26,7 @@ def straight_pairs(key, batch=16):
 
 def straight_line(x, t, ratio):
     """``x1 - x0`` of the pair whose accelerated line passes through x at t."""
-    alpha = expand_like(objectives.accelerated_line(ratio).alpha(t), x)
+    alpha = expand_like(interpolants.accelerated_line(ratio).alpha(t), x)
     x0 = (x - alpha * MEAN[None]) / (1 - alpha + alpha * SCALE[None])
     return MEAN[None] + (SCALE[None] - 1) * x0
 
@@ -41,7 +41,7 @@ def true_acceleration(x, t, v0, cond=None, /, *, ratio):
 
 @pytest.mark.parametrize("ratio", [0.0, 1.0, 1.5, 2.0])
 def test_accelerated_line(key, ratio):
-    line, pairs = objectives.accelerated_line(ratio), straight_pairs(key)
+    line, pairs = interpolants.accelerated_line(ratio), straight_pairs(key)
     t, way = pairs.t[:, None], pairs.x1 - pairs.x0
     path = interpolants.sample_path(line, pairs.x0, pairs.x1, pairs.t)
     start = ratio * way

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flowjax import couplings
+from flowjax import couplings, typing
 
 COUPLINGS = {"independent": couplings.independent}
 
@@ -22,7 +22,7 @@ def test_both_marginals_and_the_labels_of_the_data_survive(key, name):
     assert rows(pairs.x0) == rows(x0)
     assert rows(pairs.x1) == rows(x1)
     np.testing.assert_array_equal(pairs.x1, x1[pairs.cond["label"]])
-    assert isinstance(COUPLINGS[name], couplings.Coupling)
+    assert isinstance(COUPLINGS[name], typing.Coupling)
 
 
 @pytest.mark.parametrize("name", COUPLINGS)

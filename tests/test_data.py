@@ -399,7 +399,7 @@ def test_source_errors(data_dir, tmp_path):
 def test_sets_without_labelled_images_of_one_size_are_refused():
     import tensorflow_datasets as tfds
 
-    from flowjax.data.sources import labelled_images
+    from flowjax.data.image_sets import labelled_images
 
     image, label = tfds.features.Image, tfds.features.ClassLabel(num_classes=2)
     bad = [

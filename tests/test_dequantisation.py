@@ -11,12 +11,15 @@ import pytest
 from scipy.special import erf
 from scipy.stats import norm
 
-from experiments import config, run
+from experiments import configs
 from experiments import likelihood as bits
+from experiments.data import Example
+from experiments.engine import run
+from experiments.engine.model import Model
 from flowjax import analytic, interpolants
 from flowjax.data import load_arrays
-from flowjax.sampling import dequantisation
-from flowjax.sampling.likelihood import log_density, standard_normal
+from flowjax.likelihood import dequantisation, log_density, standard_normal
+from flowjax.sampling import Adaptive
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -33,12 +36,12 @@ def truncated(sigma):
     path = interpolants.Interpolant(
         lambda t: 0.9 * jnp.ones_like(t), lambda t: sigma * jnp.ones_like(t)
     )
-    draw = dequantisation.truncated_normal(path, 0.5, step=STEP)
+    draw = dequantisation.truncated_normal_noise(path, 0.5, step=STEP)
     return draw, 0.9 * STEP, 0.9
 
 
 NOISES = {
-    "uniform": (dequantisation.uniform(STEP), STEP, 1.0),
+    "uniform": (dequantisation.uniform_noise(STEP), STEP, 1.0),
     "narrow": truncated(0.08),
     "wide": truncated(0.2),
 }
@@ -76,7 +79,7 @@ def test_noise_fills_its_cell(name, key):
 def test_latent_noise_counts_as_noise(key):
     path = LINEAR._replace(gamma=lambda t: t * (1 - t))
     x = jnp.zeros((20000, 1))
-    z = dequantisation.truncated_normal(path, 0.8, step=50.0)(key, x).z
+    z = dequantisation.truncated_normal_noise(path, 0.8, step=50.0)(key, x).z
     # The relative standard error of a deviation is 1 / sqrt(2 n).
     assert float(z.std()) == pytest.approx(math.hypot(0.2, 0.16), rel=0.02)
 
@@ -86,7 +89,7 @@ def test_uniform_noise_is_tight_for_a_density_of_steps(bound, key):
     x, truth = discrete_data(0, 6, 3)
     for scale in (1.0, 127.5):  # the scaling of the data does not matter
         density = partial(steps_density, scale=scale)
-        draw = dequantisation.uniform(STEP * scale)
+        draw = dequantisation.uniform_noise(STEP * scale)
         value = bound(key, density, x * scale, draw, samples=3)
         np.testing.assert_allclose(value, truth, atol=1e-10)
 
@@ -95,7 +98,7 @@ def test_bits_of_a_known_law(key):
     # Every level as often as its share says: the mean is the entropy.
     x = jnp.asarray(np.repeat(LEVELS, (SHARES * 20).round().astype(int))[:, None])
     x = jnp.concatenate([x, jnp.flip(x)], axis=1)[:, :, None]
-    draw = dequantisation.uniform(STEP)
+    draw = dequantisation.uniform_noise(STEP)
     bound = dequantisation.evidence_bound(key, steps_density, x, draw)
     bits = dequantisation.bits_per_dimension(bound, x)
     assert bits.shape == (20,)
@@ -106,7 +109,9 @@ def test_bytes_of_a_flat_density_are_eight_bits(key):
     # The usual bookkeeping: -log p / (D log 2) + log2(128) on 256 bins of [-1, 1].
     x = jnp.asarray((2 * np.arange(256) + 1) / 256 - 1)[:, None]
     flat = lambda z: jnp.full(len(z), -math.log(2))  # noqa: E731
-    bound = dequantisation.evidence_bound(key, flat, x, dequantisation.uniform(2 / 256))
+    bound = dequantisation.evidence_bound(
+        key, flat, x, dequantisation.uniform_noise(2 / 256)
+    )
     bits = dequantisation.bits_per_dimension(bound, x)
     np.testing.assert_allclose(bits, 8, rtol=1e-12)
 
@@ -120,9 +125,9 @@ def test_truncated_noise_is_tight_for_the_model_of_discrete_data(key):
     tau = time * STEP / (2 * (1 - time))
 
     def density(z):
-        return log_density(field, z, t0=time, rtol=1e-7, atol=1e-7)[0]
+        return log_density(field, z, steps=Adaptive(1e-7, 1e-7, t0=time, t1=0.0))[0]
 
-    draw = dequantisation.truncated_normal(LINEAR, time, step=STEP)
+    draw = dequantisation.truncated_normal_noise(LINEAR, time, step=STEP)
     expected = truth + size * math.log(erf(tau / math.sqrt(2)))
     evidence, weighted = jax.jit(
         lambda x: [bound(key, density, x, draw, samples=8) for bound in BOUNDS]
@@ -166,7 +171,7 @@ def test_bounds_are_ordered_and_tighten(name, key):
 def test_a_failed_log_density_shows_in_its_row(bound, key):
     broken = lambda z: jnp.where(jnp.arange(len(z)) == 1, jnp.nan, steps_density(z))  # noqa: E731
     x, truth = discrete_data(0, 3, 2)
-    value = bound(key, broken, x, dequantisation.uniform(STEP), samples=2)
+    value = bound(key, broken, x, dequantisation.uniform_noise(STEP), samples=2)
     assert np.isnan(value[1])
     np.testing.assert_allclose(np.delete(value, 1), np.delete(truth, 1), atol=1e-10)
 
@@ -175,7 +180,7 @@ def test_a_failed_log_density_shows_in_its_row(bound, key):
 def test_dtypes(dtype, key):
     expected = jnp.float64 if dtype == "float64" else jnp.float32
     x = jnp.ones((1, 2, 2, 1), dtype)
-    for draw in (dequantisation.uniform(0.5), truncated(0.1)[0]):
+    for draw in (dequantisation.uniform_noise(0.5), truncated(0.1)[0]):
         for bound in BOUNDS:
             value = bound(key, standard_normal, x, draw, samples=2)
             assert (value.shape, value.dtype) == ((1,), expected)
@@ -185,11 +190,13 @@ def test_dtypes(dtype, key):
 @pytest.mark.slow
 def test_an_experiment_knows_the_values_of_the_digits():
     """A field at rest has the density of noise at every time: a parabola per pixel."""
-    still = {"field": lambda x, t, s, cond: jnp.zeros_like(x)}
-    data = config.Experiment()
-    trained = run.Trained(data, 0, (8, 8, 1), 10, lambda params: still, {}, None)
     options = {"probes": 1, "examples": 60, "batch_size": 25}
     with jax.enable_x64(False):
+        # A network is at rest at the start.
+        model = Model(configs.get(configs.DEFAULT), Example((8, 8, 1), 10))
+        with jax.numpy_dtype_promotion("standard"):
+            state = model.init(jax.random.key(0))
+        trained = run.Trained(model, 0, state.params, state)
         result = {
             bound: bits.estimate(trained, bits.Options(bound=bound, **options))
             for bound in ("uniform", "truncated_normal")
@@ -221,11 +228,11 @@ def test_an_experiment_knows_the_values_of_the_digits():
 @pytest.mark.usefixtures("untyped")
 def test_bad_arguments(key):
     x = jnp.ones((2, 3))
-    draw = dequantisation.uniform(1.0)
-    noise = partial(dequantisation.truncated_normal, LINEAR)
+    draw = dequantisation.uniform_noise(1.0)
+    noise = partial(dequantisation.truncated_normal_noise, LINEAR)
     evidence, weighted = BOUNDS
     for call, message in [
-        (partial(dequantisation.uniform, 0.0), "`step` must be positive"),
+        (partial(dequantisation.uniform_noise, 0.0), "`step` must be positive"),
         (partial(noise, 0.9, step=-1.0), "`step` must be positive"),
         (partial(noise, 1.0, step=1.0), r"`time` must lie in \(0, 1\)"),
         (

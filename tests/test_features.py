@@ -57,6 +57,11 @@ DISPERSIVE = {
 }
 
 
+# Compiled once for all tests: one by one their operations would be as many programs.
+LOSSES = {name: jax.jit(loss) for name, (loss, *_) in DISPERSIVE.items()}
+SLOPES = {name: jax.jit(jax.grad(loss)) for name, (loss, *_) in DISPERSIVE.items()}
+
+
 def random_features(key, shape=(12, 2, 3), scale=0.3):
     return scale * jax.random.normal(key, shape) + 0.2
 
@@ -64,7 +69,7 @@ def random_features(key, shape=(12, 2, 3), scale=0.3):
 @pytest.mark.parametrize("name", DISPERSIVE)
 @pytest.mark.parametrize("shape", [(12, 3), (12, 2, 3), (5, 3, 4)])
 def test_dispersive_losses_are_their_formulas(key, name, shape):
-    loss, plain, _, _ = DISPERSIVE[name]
+    loss, plain = LOSSES[name], DISPERSIVE[name][1]
     h = random_features(key, shape)
     value = loss(h)
     assert value.shape == ()
@@ -75,7 +80,7 @@ def test_dispersive_losses_are_their_formulas(key, name, shape):
 
 @pytest.mark.parametrize("name", DISPERSIVE)
 def test_dispersive_losses_fall_as_features_part(key, name):
-    loss, _, collapsed, _ = DISPERSIVE[name]
+    loss, collapsed = LOSSES[name], DISPERSIVE[name][2]
     h = jax.random.normal(key, (12, 8))
     direction = jnp.ones((1, 8)) / jnp.sqrt(8.0)
     # From one point, or one direction, to the features themselves.
@@ -85,7 +90,7 @@ def test_dispersive_losses_fall_as_features_part(key, name):
     if name != "infonce_relative":  # whose scale is free
         assert values[2] < values[1] - 1e-2
     near = 0.1 * h
-    slope = jax.grad(loss)(near)
+    slope = SLOPES[name](near)
     moved = near - 0.1 * slope * jnp.linalg.norm(near) / jnp.linalg.norm(slope)
     assert loss(moved) < loss(near) - 1e-3
 
@@ -94,9 +99,9 @@ def test_dispersive_losses_fall_as_features_part(key, name):
 @pytest.mark.parametrize("value", [0.0, 1.0, 1e3 / 3])
 @pytest.mark.parametrize("name", DISPERSIVE)
 def test_the_collapse_has_finite_gradients(name, value, dtype):
-    loss, _, collapsed, _ = DISPERSIVE[name]
+    collapsed = DISPERSIVE[name][2]
     h = jnp.full((6, 4), value, dtype)
-    got, grad = jax.value_and_grad(loss)(h)
+    got, grad = LOSSES[name](h), SLOPES[name](h)
     assert got.dtype == dtype
     assert jnp.isfinite(grad).all()
     if name == "infonce_cosine" and value == 0:
@@ -108,7 +113,7 @@ def test_the_collapse_has_finite_gradients(name, value, dtype):
 
 @pytest.mark.parametrize("name", DISPERSIVE)
 def test_dispersive_losses_are_invariant_as_claimed(key, name):
-    loss, _, _, invariances = DISPERSIVE[name]
+    loss, invariances = LOSSES[name], DISPERSIVE[name][3]
     h = random_features(key, (12, 4))
     turn = jnp.linalg.qr(jax.random.normal(key, (4, 4)))[0]
     changed = {
@@ -121,7 +126,7 @@ def test_dispersive_losses_are_invariant_as_claimed(key, name):
     for change, moved in changed.items():
         same = jnp.abs(loss(moved) - value) < 1e-8
         assert same == (change in invariances), change
-    along = jnp.sum(jax.grad(loss)(h) * h)
+    along = jnp.sum(SLOPES[name](h) * h)
     assert (jnp.abs(along) < 1e-8) == ("scale" in invariances)
 
 
@@ -140,7 +145,7 @@ def test_a_sharded_batch_has_the_value_of_the_whole(key, name):
     mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     spread = jax.device_put(h, NamedSharding(mesh, PartitionSpec("data")))
     value, grad = jax.jit(jax.value_and_grad(loss))(spread)
-    expected, plain_grad = jax.value_and_grad(loss)(h)
+    expected, plain_grad = loss(h), SLOPES[name](h)
     np.testing.assert_allclose(value, expected, rtol=1e-12)
     np.testing.assert_allclose(grad, plain_grad, rtol=1e-9, atol=1e-12)
 

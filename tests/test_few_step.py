@@ -13,27 +13,21 @@ import pytest
 from scipy import stats
 
 from flowjax import analytic, interpolants, sampling, times
-from flowjax.interpolants import Interpolant
+from tests.tables import ALL_INTERPOLANTS, MIXTURES
 
 pytestmark = pytest.mark.usefixtures("x64")
 
 MEAN, DEVIATION = 0.7, 0.4
 INTERPOLANTS = {
-    "linear": interpolants.linear,
-    "trigonometric": interpolants.trigonometric,
-    "variance_preserving": interpolants.variance_preserving,
-    "half_the_noise": lambda: Interpolant(
-        alpha=lambda t: t, sigma=lambda t: 0.5 * (1 - t)
-    ),
-    "latent_noise": lambda: Interpolant(
-        alpha=lambda t: t, sigma=lambda t: 1 - t, gamma=lambda t: t * (1 - t)
-    ),
-    "bridge": lambda: Interpolant(
-        alpha=lambda t: t,
-        sigma=lambda t: 1 - t,
-        gamma=lambda t: jnp.sqrt(t * (1 - t)),
-        variance=lambda t: 1 - t,
-    ),
+    name: ALL_INTERPOLANTS[name]
+    for name in (
+        "linear",
+        "trigonometric",
+        "variance_preserving",
+        "half_the_noise",
+        "smooth_latent",
+        "bridge",
+    )
 }
 GRIDS = {
     "uniform": times.uniform_grid(4),
@@ -69,10 +63,6 @@ def average_velocity(path):
         return (gaussian_map(path, x, t, s) - x) / (s - t)
 
     return u
-
-
-def two_modes():
-    return analytic.mixture([0.3, 0.7], [[-1.0], [1.6]], [[0.35], [0.5]])
 
 
 def mixture_velocity(mixture, path):
@@ -172,7 +162,7 @@ def test_the_linear_path_overshoots_to_the_closed_form(key):
 
 
 def test_restarts_keep_the_law_of_a_mixture(key):
-    mixture, path = two_modes(), interpolants.trigonometric()
+    mixture, path = MIXTURES["two_modes"](), interpolants.trigonometric()
     grid, n = (0.2, 0.5, 0.9), 4000
     key_data, key_source, key_noise = jax.random.split(key, 3)
     x1 = analytic.sample(key_data, mixture, n)
@@ -296,7 +286,7 @@ def test_single_precision_keeps_the_variance():
 
 
 def test_one_evaluation_inverts_one_step(key):
-    u = mixture_velocity(two_modes(), interpolants.linear())
+    u = mixture_velocity(MIXTURES["two_modes"](), interpolants.linear())
     x0 = jax.random.normal(key, (64, 1))
     x1 = sampling.few_step(u, x0)
     assert jnp.abs(x1 - x0).max() > 0.5

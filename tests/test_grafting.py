@@ -11,7 +11,7 @@ from flowjax.networks import (
     graft,
     ungrafted,
 )
-from tests.test_networks import inputs
+from tests.network_options import inputs
 
 
 def test_graft_copies_by_path():

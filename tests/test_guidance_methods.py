@@ -6,17 +6,15 @@ import numpy as np
 import pytest
 import scipy.special
 
-from flowjax import analytic, fields, guidance, interpolants, sampling, sources, times
+from flowjax import analytic, fields, guidance, sampling, sources, times
 from flowjax.guidance import rules
 from tests.counting import Counter
+from tests.tables import INTERPOLANTS
 
 NULL = 2
 MEANS = np.asarray([[1.0, -0.5, 0.3], [-1.2, 0.4, 2.0], [0.0, 0.0, 0.0]])
 STD = 0.7
-PATHS = {
-    "linear": interpolants.linear(),
-    "trigonometric": interpolants.trigonometric(),
-}
+PATHS = {name: INTERPOLANTS[name]() for name in ("linear", "trigonometric")}
 
 
 def gaussian_velocity(mean, std=STD, path=PATHS["linear"]):
@@ -116,9 +114,9 @@ def test_zero_start_holds_the_first_step_without_an_evaluation():
     v = Counter(class_velocity)
     held = guidance.zero_start(v, until=0.25)
     grid = times.uniform_grid(4)
-    end = sampling.few_step(fields.euler(held), x, cond=cond, grid=grid)
+    end = sampling.few_step(fields.euler_step(held), x, cond=cond, grid=grid)
     expected = sampling.few_step(
-        fields.euler(class_velocity), x, cond=cond, grid=grid[2:]
+        fields.euler_step(class_velocity), x, cond=cond, grid=grid[2:]
     )
     np.testing.assert_allclose(end, expected, atol=1e-14)
     assert v.reset() == 2
@@ -162,7 +160,7 @@ def test_residual_guidance_leaves_data_that_are_one_point(path):
     weak_u = analytic.average_velocity(point, path)
     strong_v, strong_u = (
         gaussian_velocity(MEANS[0], path=path),
-        fields.euler(gaussian_velocity(MEANS[0], path=path)),
+        fields.euler_step(gaussian_velocity(MEANS[0], path=path)),
     )
     options = {"scale": 2.5, "delta": 0.8, "interpolant": path}
     v = guidance.residual(strong_v, reference, **options)(x, t, None)
@@ -333,7 +331,7 @@ def test_flow_chef_lowers_the_loss_on_a_mixture():
         return 0.5 * jnp.square(x1 - MEANS[1][None]).sum(1)
 
     grid = times.uniform_grid(30)
-    plain = sampling.few_step(fields.euler(v), x, grid=grid)
+    plain = sampling.few_step(fields.euler_step(v), x, grid=grid)
     steered = sampling.few_step(guidance.flow_chef(v, loss, rate=0.2), x, grid=grid)
     assert (loss(plain, None) > 3).mean() > 0.3  # about half start towards each mode
     assert (loss(steered, None) > 3).mean() == 0

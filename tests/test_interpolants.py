@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from flowjax import interpolants
+from flowjax.events import expand_like
 from flowjax.interpolants import Interpolant
 
 PI = np.pi
@@ -68,6 +69,12 @@ MEMBERS = {
     "polynomial_3": (
         lambda: interpolants.polynomial(3),
         lambda t: (t**3, 1 - t**3, 3 * t**2, -3 * t**2),
+        (0.0, 1.0),
+        (1.0, 0.0),
+    ),
+    "accelerated_line": (
+        lambda: interpolants.accelerated_line(1.5),
+        lambda t: (1.5 * t - t**2 / 2, 1 - 1.5 * t + t**2 / 2, 1.5 - t, t - 1.5),
         (0.0, 1.0),
         (1.0, 0.0),
     ),
@@ -216,7 +223,7 @@ def test_polynomial_is_the_line_at_another_pace(power, key):
     _, (x0, x1), t, _ = batch_of(key, "linear")
     path = interpolants.sample_path(interpolants.polynomial(power), x0, x1, t)
     line = interpolants.sample_path(interpolants.linear(), x0, x1, t**power)
-    pace = interpolants.expand_like(power * t ** (power - 1), x1)
+    pace = expand_like(power * t ** (power - 1), x1)
     np.testing.assert_allclose(path.x, line.x, rtol=1e-12, atol=1e-14)
     np.testing.assert_allclose(path.v, pace * line.v, rtol=1e-12, atol=1e-14)
 
@@ -368,3 +375,38 @@ def test_latent_noise_must_have_the_shape_of_the_data():
 def test_factories_refuse_bad_parameters(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@each
+@pytest.mark.usefixtures("x64")
+def test_noise_level_is_the_deviation_of_all_noise(name):
+    member, t = ALL[name](), inner_times()
+    gamma = 0.0 if member.gamma is None else member.gamma(t)
+    level = interpolants.noise_level(member, t)
+    np.testing.assert_allclose(level, np.hypot(member.sigma(t), gamma), rtol=1e-12)
+    np.testing.assert_allclose(
+        interpolants.noise_variance(member, t), level**2, rtol=1e-12
+    )
+
+
+@each
+@pytest.mark.parametrize("traced", [False, True])
+def test_time_of_ratio_inverts_noise_over_signal(name, traced):
+    member = ALL[name]()
+    with jax.enable_x64(True):
+        t = inner_times()
+        ratio = np.asarray(interpolants.noise_level(member, t) / member.alpha(t))
+
+    def times_found(_):
+        return interpolants.time_of_ratio(member, ratio.reshape(1, -1))
+
+    found = times_found(None)
+    if traced:  # float64 on the host also where a caller is traced in float32
+        seen = []
+        jax.jit(lambda x: seen.append(times_found(x)) or x)(1.0)
+        np.testing.assert_array_equal(seen[0], found)
+    assert found.dtype == np.float64
+    np.testing.assert_allclose(found[0], t, rtol=1e-9)
+    assert interpolants.time_of_ratio(member, 1e30) < 1e-9
+    last = interpolants.time_of_ratio(member, 0.0)
+    np.testing.assert_allclose(last, 1.0, atol=1e-15)

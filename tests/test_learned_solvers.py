@@ -13,9 +13,9 @@ import numpy as np
 import optax
 import pytest
 
-from experiments import solver_files
+from experiments.engine import solver_files
 from flowjax import interpolants, times
-from flowjax.sampling import bespoke, learned, solvers
+from flowjax.sampling import bespoke, solver_search, solvers
 from flowjax.sampling.multistep import MultistepSolver, multistep, multistep_path
 from tests.line_flow import (
     V,
@@ -167,7 +167,9 @@ def test_reference_points_move_with_the_velocity():
     @jax.jit
     def at(inner):
         grid = jnp.concatenate([jnp.zeros(1), inner, jnp.ones(1)])
-        return learned.reference_points(gaussian, gaussian_reference(x0), grid, None)
+        return solver_search.reference_points(
+            gaussian, gaussian_reference(x0), grid, None
+        )
 
     inner = jnp.array([0.2, 0.6])
     points, rate = jax.jvp(at, (inner,), (jnp.ones(2),))
@@ -188,7 +190,7 @@ def test_a_step_without_error_has_a_finite_gradient():
 
     for loss, params in (
         (bespoke.bespoke_loss, bespoke.bespoke_identity(4)),
-        (learned.search_loss, learned.search_start(np.linspace(0, 1, 5))),
+        (solver_search.search_loss, solver_search.search_start(np.linspace(0, 1, 5))),
     ):
         value, slope = jax.jit(
             jax.value_and_grad(lambda p, f=loss: f(p, field, line).sum())
@@ -203,8 +205,8 @@ def test_a_step_without_error_has_a_finite_gradient():
 @pytest.mark.parametrize("grid", [np.linspace(0, 1, 7), times.power_grid(6)])
 def test_a_search_starts_as_euler_or_adams_bashforth(grid):
     for order, memory in ((1, None), (1, 0), (2, None), (2, 1)):
-        solver = learned.searched_solver(
-            learned.search_start(grid, memory=memory, order=order)
+        solver = solver_search.searched_solver(
+            solver_search.search_start(grid, memory=memory, order=order)
         )
         x, old = noise(0), None
         for i, (t, s) in enumerate(itertools.pairwise(grid)):
@@ -218,8 +220,8 @@ def test_a_search_starts_as_euler_or_adams_bashforth(grid):
 
 
 def test_searched_rows_sum_to_the_step_and_look_back_only():
-    params = perturbed(learned.search_start(np.linspace(0, 1, 6)), 0)
-    solver = learned.searched_solver(params)
+    params = perturbed(solver_search.search_start(np.linspace(0, 1, 6)), 0)
+    solver = solver_search.searched_solver(params)
     steps = np.diff(np.append(solver.times, 1.0))
     np.testing.assert_allclose(solver.weights.sum(1), steps, atol=1e-14)
     assert solver.weights.shape == (5, 5)
@@ -229,15 +231,15 @@ def test_searched_rows_sum_to_the_step_and_look_back_only():
 def test_search_loss_is_the_distance_at_its_own_times():
     """One row, written out: mean squares on the way, Huber at the end."""
     x0 = noise(0, 16)
-    params = perturbed(learned.search_start(np.linspace(0, 1, 5)), 0)
-    solver = learned.searched_solver(params)
+    params = perturbed(solver_search.search_start(np.linspace(0, 1, 5)), 0)
+    solver = solver_search.searched_solver(params)
     z = multistep_path(gaussian, x0, solver)
     exact = [gaussian_reference(x0)(t) for t in (*solver.times[1:], jnp.ones(()))]
     way = sum((z[i + 1] - exact[i]) ** 2 for i in range(3))[:, 0]
     end = np.abs(z[4] - exact[3])[:, 0]
     huber = np.where(end <= 1e-3, end**2 / 2, 1e-3 * (end - 5e-4))
     np.testing.assert_allclose(
-        learned.search_loss(params, gaussian, gaussian_reference(x0)),
+        solver_search.search_loss(params, gaussian, gaussian_reference(x0)),
         way + 1000 * huber,
         rtol=1e-9,
     )
@@ -274,14 +276,14 @@ LEARNERS = {
         bespoke.bespoke_solver,
     ),
     "search_from_euler": (
-        learned.search_loss,
-        lambda n: learned.search_start(np.linspace(0, 1, n + 1)),
-        learned.searched_solver,
+        solver_search.search_loss,
+        lambda n: solver_search.search_start(np.linspace(0, 1, n + 1)),
+        solver_search.searched_solver,
     ),
     "search_from_adams_bashforth": (
-        learned.search_loss,
-        lambda n: learned.search_start(np.linspace(0, 1, n + 1), order=2),
-        learned.searched_solver,
+        solver_search.search_loss,
+        lambda n: solver_search.search_start(np.linspace(0, 1, n + 1), order=2),
+        solver_search.searched_solver,
     ),
 }
 
@@ -391,7 +393,7 @@ def test_a_run_is_tuned_and_sampled(tmp_path):
     assert np.load(folder / "samples_nfe_4.npz")["x"].shape == (20, 2)
     file = tmp_path / "mine.json"
     solver_files.save_solver(file, solvers.euler(times.uniform_grid(3)))
-    assert "with 3 evaluations" in call("sample", folder, "--sampler", file)
+    assert "with 3 evaluations" in call("sample", folder, "--sampler-file", file)
 
 
 # Errors
@@ -399,7 +401,7 @@ def test_a_run_is_tuned_and_sampled(tmp_path):
 
 def raising():
     grid = np.linspace(0, 1, 5)
-    identity, start = bespoke.bespoke_identity(4), learned.search_start(grid)
+    identity, start = bespoke.bespoke_identity(4), solver_search.search_start(grid)
     solver = bespoke.bespoke_solver(identity)
     return {
         "at least 1": lambda: bespoke.bespoke_identity(0),
@@ -412,10 +414,10 @@ def raising():
         "a change for 4": lambda: bespoke.change_variables(
             solver, bespoke.scale_time(bespoke.bespoke_identity(3))
         ),
-        "must run from 0": lambda: learned.search_start(grid[1:]),
-        "needs memory 1": lambda: learned.search_start(grid, memory=0, order=2),
-        "order` must be": lambda: learned.search_start(grid, order=3),
-        r"and coefficients \[n": lambda: learned.searched_solver(
+        "must run from 0": lambda: solver_search.search_start(grid[1:]),
+        "needs memory 1": lambda: solver_search.search_start(grid, memory=0, order=2),
+        "order` must be": lambda: solver_search.search_start(grid, order=3),
+        r"and coefficients \[n": lambda: solver_search.searched_solver(
             start._replace(step_logits=jnp.zeros(3))
         ),
     }

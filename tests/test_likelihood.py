@@ -1,5 +1,6 @@
 """Log-densities of flows against closed forms, and training by them."""
 
+import dataclasses
 import json
 import math
 from functools import partial
@@ -14,20 +15,21 @@ import pytest
 from scipy.linalg import expm
 from scipy.stats import norm
 
-from flowjax import analytic, fields, interpolants
-from flowjax.sampling import likelihood, log_det
-from flowjax.sampling._steps import worst_row
+from flowjax import analytic, fields, interpolants, likelihood
+from flowjax.sampling import Adaptive
+from flowjax.sampling.steps import worst_row
+from tests.tables import MIXTURES
 from tests.test_experiments import call
 
 pytestmark = pytest.mark.usefixtures("x64")
 
-TIGHT = {"rtol": 1e-9, "atol": 1e-9}
-GRID = {"grid": np.linspace(1, 0, 13), "solver": diffrax.Dopri5()}
+BACK = Adaptive(t0=1.0, t1=0.0)
+TIGHT = dataclasses.replace(BACK, rtol=1e-9, atol=1e-9)
+GRID = {"steps": np.linspace(1, 0, 13), "solver": diffrax.Dopri5()}
 LINEAR = interpolants.linear()
 VP = interpolants.trigonometric()
 
 A = np.array([[0.3, 0.8, -0.2], [-0.1, -0.4, 0.5], [0.6, 0.2, 0.4]])
-LINE = ([0.3, 0.7], [[-1.2], [0.8]], [[0.4], [0.6]])
 
 
 def problem(name):
@@ -79,11 +81,11 @@ def solve(field, x1, **options):
 def test_closed_form(name, interpolant, t0, t1, exact, key):
     law, x1 = problem(name)
     marginal = analytic.log_density(law, interpolant)
-    options = {"t0": t0, "t1": t1, **TIGHT}
+    options = {"steps": dataclasses.replace(TIGHT, t0=t0, t1=t1)}
     if t1 > 0:
         options["source"] = lambda x: marginal(x, jnp.full(len(x), t1))
     if not exact:
-        options["probes"] = log_det.draw_probes(key, x1)
+        options["probes"] = likelihood.draw_probes(key, x1)
     value, stats = solve(analytic.velocity(law, interpolant), x1, **options)
     truth = marginal(x1, jnp.full(len(x1), t0))
     np.testing.assert_allclose(value, truth, atol=1e-6, rtol=0)
@@ -100,12 +102,13 @@ def test_a_flow_map_model_has_the_density_of_its_diagonal():
     law, x1 = problem("gaussian")
     v = fields.diagonal(analytic.average_velocity(law, LINEAR))
     truth = analytic.log_density(law, LINEAR)(x1, jnp.ones(len(x1)))
-    np.testing.assert_allclose(solve(v, x1, **TIGHT)[0], truth, atol=1e-6)
+    np.testing.assert_allclose(solve(v, x1, steps=TIGHT)[0], truth, atol=1e-6)
 
 
 def test_every_density_integrates_to_one():
     x = jnp.linspace(-30, 30, 6001)[:, None]
-    density, stats = solve(curved, x, rtol=1e-7, atol=1e-7)
+    steps = dataclasses.replace(BACK, rtol=1e-7, atol=1e-7)
+    density, stats = solve(curved, x, steps=steps)
     assert stats.success
     assert float(jnp.exp(density).sum() * 0.01) == pytest.approx(1, abs=1e-5)
     jumps = likelihood.few_step_log_density(average, x, grid=(1.0, 0.4, 0.0))
@@ -114,11 +117,12 @@ def test_every_density_integrates_to_one():
 
 def test_samples_know_their_density():
     x0, cond = points(5, 3), jnp.linspace(0.5, 1.5, 5)
+    steps = Adaptive(rtol=1e-9, atol=1e-9)
     integrate = jax.jit(
-        lambda x: log_det.ode_log_det(curved, x, cond=cond, **TIGHT)[:2]
+        lambda x: likelihood.ode_log_det(curved, x, cond=cond, steps=steps)[:2]
     )
     x1, volume = integrate(x0)
-    value, _ = solve(curved, x1, cond=cond, **TIGHT)
+    value, _ = solve(curved, x1, cond=cond, steps=TIGHT)
     expected = likelihood.standard_normal(x0) - volume
     np.testing.assert_allclose(value, expected, atol=1e-6)
 
@@ -128,7 +132,7 @@ def test_samples_know_their_density():
 
 def test_probes_are_white(key):
     for law, kurtosis in (("rademacher", 1.0), ("normal", 3.0)):
-        probes = log_det.draw_probes(key, jnp.zeros((10000, 2, 2)), 3, law=law)
+        probes = likelihood.draw_probes(key, jnp.zeros((10000, 2, 2)), 3, law=law)
         assert (probes.shape, probes.dtype) == ((10000, 3, 2, 2), jnp.float64)
         flat = probes.reshape(10000, 12)
         moment = flat.T @ flat / 10000
@@ -141,7 +145,7 @@ def test_probes_are_white(key):
 def test_hutchinson_is_unbiased_with_the_known_variance(number, law, key):
     n = 20000
     x1 = jnp.broadcast_to(jnp.array([0.5, -1.0, 0.2]), (n, 3))
-    probes = log_det.draw_probes(key, x1, number, law=law)
+    probes = likelihood.draw_probes(key, x1, number, law=law)
     value, _ = solve(linear_field, x1, probes=probes, **GRID)
     x0 = expm(-A) @ np.asarray(x1[0])
     truth = norm.logpdf(x0).sum() - np.trace(A)
@@ -159,7 +163,7 @@ def test_the_estimate_is_exact_with_probes_that_resolve_the_identity():
     frame = jnp.broadcast_to(math.sqrt(3) * jnp.eye(3), (4, 3, 3))
     truth = fields.divergence(curved, x, t)
     for probes in (None, frame):
-        v, value = log_det.velocity_and_divergence(curved, x, t, None, probes)
+        v, value = fields.velocity_and_divergence(curved, x, t, None, probes)
         np.testing.assert_allclose(v, curved(x, t))
         np.testing.assert_allclose(value, truth, atol=1e-12)
 
@@ -167,9 +171,10 @@ def test_the_estimate_is_exact_with_probes_that_resolve_the_identity():
 def test_the_solver_does_not_matter_to_an_estimate(key):
     # With noise drawn anew at each evaluation no two solvers would agree.
     x1 = points(4, 3)
-    probes = log_det.draw_probes(key, x1, 2)
-    value, stats = solve(curved, x1, probes=probes, rtol=1e-8, atol=1e-8)
-    grid = {"solver": diffrax.Dopri8(), "grid": np.linspace(1, 0, 65)}
+    probes = likelihood.draw_probes(key, x1, 2)
+    steps = dataclasses.replace(BACK, rtol=1e-8, atol=1e-8)
+    value, stats = solve(curved, x1, probes=probes, steps=steps)
+    grid = {"solver": diffrax.Dopri8(), "steps": np.linspace(1, 0, 65)}
     other, _ = solve(curved, x1, probes=probes, **grid)
     np.testing.assert_allclose(value, other, atol=1e-6)
     assert stats.num_steps < 200
@@ -182,10 +187,11 @@ def test_the_log_determinant_meets_the_tolerance_in_high_dimension():
     field = lambda x, t, _: 1e-2 * jnp.cos(30 * t)[:, None] * x  # noqa: E731
     x1 = jnp.zeros((1, 100))
     truth = likelihood.standard_normal(x1) - math.sin(30) / 30
-    options = {"rtol": 0.0, "atol": 1e-4}
-    value, stats = solve(field, x1, **options)
+    steps = dataclasses.replace(BACK, rtol=0.0, atol=1e-4)
+    value, stats = solve(field, x1, steps=steps)
     np.testing.assert_allclose(value, truth, atol=5e-4)
-    _, joint = solve(field, x1, error_norm=worst_row, **options)
+    whole_row = dataclasses.replace(steps, error_norm=worst_row)
+    _, joint = solve(field, x1, steps=whole_row)
     assert joint.num_steps < stats.num_steps
 
 
@@ -223,7 +229,7 @@ def test_nfe_counts_every_evaluation(options, number, key):
         return curved(x, t)
 
     x1 = jnp.ones((2, 3))
-    probes = None if number is None else log_det.draw_probes(key, x1, number)
+    probes = None if number is None else likelihood.draw_probes(key, x1, number)
     _, stats = solve(counted, x1, probes=probes, **options)
     jax.effects_barrier()
     assert len(calls) == stats.nfe > 0
@@ -240,7 +246,11 @@ def kinked(x, t, _):
 
 
 FAILURES = {
-    "steps": (curved, {"max_steps": 3, **TIGHT}, "max_steps_reached"),
+    "steps": (
+        curved,
+        {"steps": dataclasses.replace(TIGHT, max_steps=3)},
+        "max_steps_reached",
+    ),
     "nan": (late(jnp.nan), {}, "dt_min_reached"),
     "nan-grid": (late(jnp.nan), GRID, "nonfinite"),
     "divergence": (kinked, {}, "dt_min_reached"),
@@ -265,7 +275,7 @@ def test_dtypes(dtype, key):
         return (-x).astype(jnp.bfloat16)
 
     def results(x1):
-        probes = log_det.draw_probes(key, x1)
+        probes = likelihood.draw_probes(key, x1)
         yield likelihood.log_density(field, x1)[0]
         yield likelihood.log_density(field, x1, probes=probes, **GRID)[0]
         u = lambda x, t, s, cond: field(x, t) / 2  # noqa: E731
@@ -293,18 +303,18 @@ def init(size, width):
 
 
 @pytest.mark.parametrize(
-    ("adjoint", "forward", "options", "exact"),
+    ("adjoint", "forward", "steps", "exact"),
     [
-        (None, False, TIGHT, True),
-        (diffrax.DirectAdjoint(), False, {"grid": np.linspace(1, 0, 5)}, False),
-        (diffrax.ForwardMode(), True, TIGHT, True),
+        (None, False, dataclasses.replace(TIGHT, max_steps=64), True),
+        (diffrax.DirectAdjoint(), False, np.linspace(1, 0, 5), False),
+        (diffrax.ForwardMode(), True, dataclasses.replace(TIGHT, max_steps=64), True),
     ],
     ids=["default", "direct", "forward"],
 )
-def test_gradients_match_finite_differences(adjoint, forward, options, exact, key):
+def test_gradients_match_finite_differences(adjoint, forward, steps, exact, key):
     x1 = points(3, 2)
-    probes = None if exact else log_det.draw_probes(key, x1)
-    options = {"max_steps": 64, "adjoint": adjoint, "probes": probes, **options}
+    probes = None if exact else likelihood.draw_probes(key, x1)
+    options = {"adjoint": adjoint, "probes": probes, "steps": steps}
 
     def mean(inputs):
         params, x1 = inputs
@@ -331,7 +341,7 @@ def test_gradients_match_finite_differences(adjoint, forward, options, exact, ke
 
 
 def test_training_by_likelihood_reaches_the_entropy(key):
-    law = analytic.mixture(*LINE)
+    law = MIXTURES["near_modes"]()
     marginal = analytic.log_density(law, LINEAR)
     # The quantiles of the law: their mean of any smooth function is its expectation.
     noise = jnp.asarray(norm.ppf((np.arange(200) + 0.5) / 200))[:, None]
@@ -341,10 +351,10 @@ def test_training_by_likelihood_reaches_the_entropy(key):
     optimizer = optax.sgd(0.1, momentum=0.9)
 
     def loss(params, key):
-        probes = log_det.draw_probes(key, x1)
-        value, _ = likelihood.log_density(
-            partial(network, params), x1, probes=probes, rtol=1e-4, atol=1e-4
-        )
+        probes = likelihood.draw_probes(key, x1)
+        steps = dataclasses.replace(BACK, rtol=1e-4, atol=1e-4)
+        v = partial(network, params)
+        value, _ = likelihood.log_density(v, x1, probes=probes, steps=steps)
         return -value.mean()
 
     @jax.jit
@@ -376,7 +386,7 @@ def test_jumps_have_the_determinant_of_their_jacobian(grid):
             x = x + (s - t) * average(x[None], *times, cond[None])[0]
         return x
 
-    x, volume = log_det.few_step_log_det(average, x0, cond=cond, grid=grid)
+    x, volume = likelihood.few_step_log_det(average, x0, cond=cond, grid=grid)
     np.testing.assert_allclose(x, jax.vmap(jump)(x0, cond), rtol=1e-12)
     jacobian = jax.jit(jax.vmap(jax.jacrev(jump)))(x0, cond)
     expected = np.log(np.abs(np.linalg.det(jacobian)))
@@ -389,14 +399,14 @@ def test_perfect_jumps_have_the_density_of_the_data():
     marginal = analytic.log_density(law, LINEAR)
     value = likelihood.few_step_log_density(u, x, grid=(1.0, 0.4, 0.0))
     np.testing.assert_allclose(value, marginal(x, jnp.ones(1)), atol=1e-10)
-    x1, volume = log_det.few_step_log_det(u, x)
+    x1, volume = likelihood.few_step_log_det(u, x)
     value = likelihood.standard_normal(x) - volume
     np.testing.assert_allclose(value, marginal(x1, jnp.ones(1)), atol=1e-10)
 
 
 def test_jumps_that_lose_a_dimension_have_no_volume():
     flat = lambda x, t, s, c: -x * jnp.array([[1.0, 0.0]])  # noqa: E731
-    _, volume = log_det.few_step_log_det(flat, jnp.ones((2, 2)))
+    _, volume = likelihood.few_step_log_det(flat, jnp.ones((2, 2)))
     assert np.isneginf(volume).all()
 
 
@@ -405,7 +415,7 @@ def test_jumps_that_lose_a_dimension_have_no_volume():
 
 def test_end_time_derivative(key):
     x1, cond = points(4, 3), jnp.linspace(0.5, 1.0, 4)
-    probes = log_det.draw_probes(key, x1)
+    probes = likelihood.draw_probes(key, x1)
     source = lambda x: -jnp.log(jnp.cosh(x)).sum(1)  # noqa: E731
     shared = {"cond": cond, "source": source, "probes": probes}
 
@@ -415,12 +425,13 @@ def test_end_time_derivative(key):
         def field(x, t, cond):
             return (1 - end) * curved(x, end + (1 - end) * t, cond)
 
-        adjoint = diffrax.ForwardMode()
-        return likelihood.log_density(field, x1, adjoint=adjoint, **shared, **TIGHT)[0]
+        options = {"steps": TIGHT, "adjoint": diffrax.ForwardMode(), **shared}
+        return likelihood.log_density(field, x1, **options)[0]
 
     end = 0.3
     expected = jax.jit(jax.jacfwd(value))(end)
-    x, _, _ = log_det.ode_log_det(curved, x1, cond=cond, t0=1.0, t1=end, **TIGHT)
+    steps = dataclasses.replace(TIGHT, t1=end)
+    x, _, _ = likelihood.ode_log_det(curved, x1, cond=cond, steps=steps)
     derivative = likelihood.end_time_derivative(curved, x, jnp.full(4, end), **shared)
     np.testing.assert_allclose(derivative, expected, atol=1e-6)
 
@@ -431,10 +442,10 @@ def test_end_time_derivative(key):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"grid": [0.0, 1.0]}, "runs back in time"),
-        ({"t0": 0.2, "t1": 0.7}, "runs back in time"),
-        ({"grid": [1.0, 0.0], "t0": 1.0}, "`grid` has its own ends"),
-        ({"t0": 0.0}, "must differ"),
+        ({"steps": [0.0, 1.0]}, "runs back in time"),
+        ({"steps": Adaptive()}, "runs back in time"),
+        ({"steps": Adaptive(t0=0.2, t1=0.7)}, "runs back in time"),
+        ({"steps": Adaptive(t0=0.0, t1=0.0)}, "must differ"),
         ({"solver": diffrax.Euler()}, "no error estimate"),
         ({"adjoint": diffrax.BacksolveAdjoint()}, "adjoint"),
         ({"cond": np.zeros(3)}, "leading axis"),
@@ -466,8 +477,8 @@ def test_bad_arguments(key):
         (partial(density, short, x), "`field` must return the shape"),
         (partial(jumps, average, x, grid=(0.0, 1.0)), "runs back in time"),
         (partial(jumps, average, x, source=jnp.abs), r"must return \[batch\]"),
-        (partial(log_det.draw_probes, key, x, 0), "`number` must be at least 1"),
-        (partial(log_det.draw_probes, key, x, law="sphere"), "`law` must be"),
+        (partial(likelihood.draw_probes, key, x, 0), "`number` must be at least 1"),
+        (partial(likelihood.draw_probes, key, x, law="sphere"), "`law` must be"),
         (partial(end, curved, x, jnp.ones((2, 1))), "`t` must have shape"),
     ]:
         with pytest.raises(ValueError, match=message):

@@ -18,7 +18,7 @@ from flowjax.training import (
     make_step,
     pmap_over_devices,
 )
-from tests.test_parallel import collectives
+from tests.counting import collectives
 
 NETWORK = DiT(patch_size=4, width=16, depth=1, num_heads=2, num_classes=3)
 EVENT = (8, 8, 1)
@@ -70,7 +70,7 @@ def data(rows=32):
 
 
 def make(loss):
-    return partial(make_step, loss, OPTIMIZER, ema_decay=ema.constant(0.5))
+    return partial(make_step, loss, OPTIMIZER, ema_decay=ema.constant_decay(0.5))
 
 
 EXECUTORS = {

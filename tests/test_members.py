@@ -10,15 +10,11 @@ import pytest
 from flowjax import analytic, interpolants, objectives
 from flowjax.objectives import penalties
 from flowjax.training import data_mesh
+from tests.comparing import assert_trees_close
 from tests.members import BIASED, MEMBERS, mean_flow, truth_of
 from tests.quadrature import joint_quadrature, smooth_features
-from tests.test_objectives import (
-    INTERPOLANTS,
-    MIXTURES,
-    assert_trees_close,
-    network,
-    random_problem,
-)
+from tests.random_problem import network, random_problem
+from tests.tables import INTERPOLANTS, MIXTURES
 
 pytestmark = pytest.mark.usefixtures("x64")
 

@@ -14,6 +14,7 @@ from flowjax.networks import (
     ungrafted,
 )
 from flowjax.objectives import penalties
+from tests.comparing import relative
 from tests.network_options import (
     CASES,
     CONTEXT,
@@ -22,13 +23,15 @@ from tests.network_options import (
     assert_equal,
     cases,
     condition,
+    float64,
+    initialise,
+    inputs,
     members,
     prepare,
     run,
     small_dit,
     small_mlp,
 )
-from tests.test_networks import float64, initialise, inputs, relative
 
 
 @cases

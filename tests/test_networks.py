@@ -11,6 +11,8 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from flowjax.networks import MLP, DiT, sinusoidal
 from flowjax.networks.dit import attention, layer_norm, patchify, unpatchify
 from flowjax.networks.embeddings import position_table
+from tests.comparing import relative
+from tests.network_options import float64, initialise, inputs
 
 small_dit = functools.partial(DiT, patch_size=2, width=16, depth=2, num_heads=2)
 small_mlp = functools.partial(MLP, width=16, depth=2)
@@ -30,28 +32,6 @@ members = pytest.mark.parametrize("member", MEMBERS)
 kinds = pytest.mark.parametrize(
     "member", ["mlp", "dit qk_norm", "dit context", "dit scan remat"]
 )
-float64 = functools.partial(dict, dtype=jnp.float64, param_dtype=jnp.float64)
-
-
-def inputs(event, batch=4, dtype=float, seed=1):
-    """A state, its time and its destination; float32 unless x64 is on."""
-    rng = np.random.default_rng(seed)
-    x = jnp.asarray(rng.standard_normal((batch, *event)), dtype)
-    return x, jnp.asarray(rng.random(batch)), jnp.asarray(rng.random(batch))
-
-
-def initialise(net, x, t, s, cond=None, scale=0.25):
-    """Random parameters of the right shapes, none of them zero."""
-    shapes = jax.eval_shape(net.init, jax.random.key(0), x, t, s, cond)
-    rng = np.random.default_rng(0)
-    return jax.tree.map(
-        lambda p: jnp.asarray(scale * rng.standard_normal(p.shape), p.dtype), shapes
-    )
-
-
-def relative(a, b):
-    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    return np.linalg.norm(a - b) / np.linalg.norm(b)
 
 
 @members
@@ -110,7 +90,7 @@ def test_half_precision_is_close(member):
         assert 0 < relative(a, b) < 0.03
 
 
-@members
+@kinds
 def test_jvp_is_the_central_difference(member, x64):
     make, event = MEMBERS[member]
     net = make(**float64())

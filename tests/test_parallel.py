@@ -1,11 +1,9 @@
 """One pure step under jit on one device, jit over a mesh, and pmap: equal numbers."""
 
 import os
-import re
 import socket
 import subprocess
 import sys
-from collections import Counter
 from functools import partial
 
 import chex
@@ -23,24 +21,7 @@ from flowjax.training import (
     make_step,
     pmap_over_devices,
 )
-
-_COLLECTIVE = re.compile(
-    r"= (?P<type>.*?) (?P<name>all-reduce|all-gather|all-to-all|reduce-scatter|"
-    r"collective-permute|collective-broadcast|ragged-all-to-all)(?:-start)?\("
-)
-
-
-def collectives(compiled_text):
-    """Count the arrays that each kind of collective carries in a compiled program.
-
-    Arrays and not operations: the compiler is free to combine several into one.
-    """
-    count = Counter()
-    for line in compiled_text.splitlines():
-        if match := _COLLECTIVE.search(line):
-            count[match["name"]] += len(re.findall(r"\w+\[[\d,]*\]", match["type"]))
-    return count
-
+from tests.counting import collectives
 
 OPTIMIZER = optax.sgd(0.1, momentum=0.9)
 

@@ -10,10 +10,7 @@ import pytest
 from flowjax import objectives
 from flowjax.fields import diagonal
 from flowjax.objectives import penalties
-from tests.test_objectives import (
-    network,
-    random_problem,
-)
+from tests.random_problem import network, random_problem
 
 pytestmark = pytest.mark.usefixtures("x64")
 

@@ -41,7 +41,7 @@ def test_exact_posterior_gives_the_marginal_velocity_everywhere(key, name, start
         np.testing.assert_allclose(got, expected, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", ["gaussian", "stretched"])
+@pytest.mark.parametrize("name", ["round_plane", "stretched_plane"])
 def test_steps_along_it_converge_to_the_flow_map_at_first_order(key, name):
     mixture = MIXTURES[name]()
     t = jnp.linspace(0, 0.6, 8)
@@ -236,7 +236,7 @@ def test_momentum_is_exact_where_the_truth_is_straight(key, grid):
 
 
 def test_policy_step_samples_segment_by_segment(key):
-    mixture = MIXTURES["gaussian"]()
+    mixture = MIXTURES["round_plane"]()
     x0 = jax.random.normal(key, (8, 2))
     u = policies.policy_step(exact_maker(mixture), steps=4)
     x1 = sampling.few_step(u, x0, grid=(0.0, 0.5, 1.0))

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flowjax import analytic, policies
-from flowjax.objectives import policy as objectives
+from flowjax import analytic, interpolants, objectives, policies, times
 from flowjax.objectives.penalties import diagnosed
+from flowjax.objectives.policy_imitation import _itinerary
 from tests.policy_problems import (
     LINEAR,
     MIXTURES,
@@ -22,9 +22,9 @@ from tests.policy_problems import (
 pytestmark = pytest.mark.usefixtures("x64")
 
 
-def imitation_problem(key, name="three_modes", batch=8):
+def imitation_problem(key, name="three_modes_plane", batch=8):
     mixture = MIXTURES[name]()
-    t, s = objectives.segment_pairs(key, batch, grid=(0.0, 0.3, 1.0))
+    t, s = times.segment_pairs(key, batch, grid=(0.0, 0.3, 1.0))
     return mixture, starts(key, mixture, t, batch=batch), s
 
 
@@ -103,7 +103,7 @@ def test_with_ratio_one_the_teacher_leads(key):
 def test_times_of_the_visits_fill_the_segment(key):
     _, path, s = imitation_problem(key, batch=512)
     for ratio in (0.0, 0.5, 1.0):
-        visits, departures = objectives._itinerary(key, path.t, s, 3, ratio)
+        visits, departures = _itinerary(key, path.t, s, 3, ratio)
         shares = (visits - path.t[None]) / (s - path.t)[None]
         assert (shares >= 0).all()
         assert (shares <= 1).all()
@@ -185,13 +185,13 @@ def test_rows_of_the_imitation_are_independent(key):
 
 
 def test_segments_are_drawn_as_often_as_they_are_long(key):
-    t, s = objectives.segment_pairs(key, 4000, grid=(0.0, 0.25, 0.75, 1.0))
+    t, s = times.segment_pairs(key, 4000, grid=(0.0, 0.25, 0.75, 1.0))
     drawn = jnp.stack([t, s], 1)
     for start, end in ((0, 0.25), (0.25, 0.75), (0.75, 1)):
         share = (drawn == jnp.array([[start, end]])).all(1).mean()
         np.testing.assert_allclose(share, end - start, atol=0.02)
     with pytest.raises(ValueError, match="must increase"):
-        objectives.segment_pairs(key, 4, grid=(1.0, 0.0))
+        times.segment_pairs(key, 4, grid=(1.0, 0.0))
 
 
 def test_bad_options_are_named(key, untyped):
@@ -205,6 +205,6 @@ def test_bad_options_are_named(key, untyped):
     with pytest.raises(ValueError, match="`steps` must be at least 1"):
         policies.policy_average(posterior_policy(mixture, path.x, path.t), steps=0)
     with pytest.raises(ValueError, match=r"`ratio` must lie in \[0, 2\]"):
-        objectives.accelerated_line(2.5)
+        interpolants.accelerated_line(2.5)
     with pytest.raises(ValueError, match=r"`rate` must lie in \[0, 1\)"):
         policies.drop_components(key, straight_maker(path.x, path.t, s), rate=1.0)

@@ -1,5 +1,6 @@
 """Samplers against flows known in closed form."""
 
+import dataclasses
 import inspect
 import math
 
@@ -12,7 +13,7 @@ from scipy.optimize import brentq
 from scipy.stats import norm
 
 from flowjax import sampling
-from flowjax.sampling import _steps
+from flowjax.sampling import Adaptive, _steps
 from tests.counting import Counter
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -95,7 +96,7 @@ def test_fixed_grid_converges_at_its_order_and_counts_evaluations(solver, order,
     field, errors = Counter(mixture_velocity), []
     for steps in (n, 2 * n):
         grid = np.linspace(0.02, 0.98, steps + 1)
-        x, stats = solve(field, jnp.asarray(POINTS), solver=solver, grid=grid)
+        x, stats = solve(field, jnp.asarray(POINTS), solver=solver, steps=grid)
         assert field.reset() == stats.nfe
         assert (stats.num_steps, stats.num_rejected) == (steps, 0)
         assert stats.success
@@ -112,9 +113,8 @@ def test_adaptive_steps_count_evaluations(solver):
     field = Counter(decay)
     x0, rate = jnp.full((2, 3), 2.0), jnp.array([1.0, 10.0])
     # The first step is far too long: it is rejected before any slope can be reused.
-    _, stats = solve(
-        field, x0, cond=rate, solver=solver, first_step=1.0, rtol=1e-3, atol=1e-3
-    )
+    steps = Adaptive(first_step=1.0, rtol=1e-3, atol=1e-3)
+    _, stats = solve(field, x0, cond=rate, solver=solver, steps=steps)
     assert stats.num_rejected > 1
     assert field.reset() == stats.nfe
 
@@ -139,30 +139,32 @@ def test_cost_of_the_usual_solvers():
 
 @pytest.mark.parametrize(("t0", "t1"), [(0.0, 1.0), (0.9, 0.2)])
 def test_adaptive_steps_reach_the_closed_form(t0, t1):
-    x, stats = solve(
-        mixture_velocity, jnp.asarray(POINTS), t0=t0, t1=t1, rtol=1e-8, atol=1e-8
-    )
+    steps = Adaptive(t0=t0, t1=t1, rtol=1e-8, atol=1e-8)
+    x, stats = solve(mixture_velocity, jnp.asarray(POINTS), steps=steps)
     np.testing.assert_allclose(x, mixture_map(POINTS, t0, t1), atol=1e-6, rtol=0)
     assert stats.success
 
 
 def test_round_trip():
-    there, _ = solve(mixture_velocity, jnp.asarray(POINTS), rtol=1e-9, atol=1e-9)
-    back, _ = solve(mixture_velocity, there, t0=1.0, t1=0.0, rtol=1e-9, atol=1e-9)
+    steps = Adaptive(rtol=1e-9, atol=1e-9)
+    there, _ = solve(mixture_velocity, jnp.asarray(POINTS), steps=steps)
+    backwards = dataclasses.replace(steps, t0=1.0, t1=0.0)
+    back, _ = solve(mixture_velocity, there, steps=backwards)
     np.testing.assert_allclose(back, POINTS, atol=1e-7, rtol=0)
 
 
 @pytest.mark.parametrize(
     ("options", "tolerance"),
     [
-        ({"t0": 1.0, "t1": 0.0, "rtol": 1e-8, "atol": 1e-8, "max_steps": 256}, 1e-6),
-        ({"grid": np.linspace(0, 1, 65), "solver": diffrax.Heun()}, 1e-3),
-        ({"grid": np.linspace(1, 0, 65), "solver": diffrax.Euler()}, 5e-2),
+        ({"steps": Adaptive(1e-8, 1e-8, t0=1.0, t1=0.0, max_steps=256)}, 1e-6),
+        ({"steps": np.linspace(0, 1, 65), "solver": diffrax.Heun()}, 1e-3),
+        ({"steps": np.linspace(1, 0, 65), "solver": diffrax.Euler()}, 5e-2),
     ],
     ids=["adaptive", "grid", "grid-backward"],
 )
 def test_dense_and_listed_times_agree_with_the_end(options, tolerance):
-    ends = options.get("grid", [options.get("t0"), options.get("t1")])
+    steps = options["steps"]
+    ends = [steps.t0, steps.t1] if isinstance(steps, Adaptive) else steps
     start, end = ends[0], ends[-1]
     times = np.array([start, 0.6 * start + 0.4 * end, 0.33 * start + 0.67 * end, end])
     x0 = jnp.asarray(POINTS)
@@ -186,18 +188,16 @@ def test_dense_and_listed_times_agree_with_the_end(options, tolerance):
 
 
 def test_a_hard_row_is_solved_as_well_among_easy_ones():
-    options = {"rtol": 1e-4, "atol": 1e-4}
     rate = np.array([200.0] + [0.5] * 63)
     x0 = np.full((64, 1), 1.0)
     truth = decay_at(x0, rate, 1.0)
 
-    def hard_error(rows, **more):
+    def hard_error(rows, error_norm=None):
         x, stats = solve(
             decay,
             jnp.asarray(x0[:rows]),
             cond=jnp.asarray(rate[:rows]),
-            **options,
-            **more,
+            steps=Adaptive(rtol=1e-4, atol=1e-4, error_norm=error_norm),
         )
         return abs(float(x[0, 0]) - truth[0, 0]), stats.num_steps
 
@@ -212,8 +212,8 @@ def test_a_hard_row_is_solved_as_well_among_easy_ones():
 def test_a_row_on_a_grid_does_not_see_its_neighbours():
     grid = np.linspace(0, 1, 9)
     poisoned = jnp.asarray(POINTS).at[2].set(jnp.nan)
-    clean, _ = solve(mixture_velocity, jnp.asarray(POINTS), grid=grid)
-    x, stats = solve(mixture_velocity, poisoned, grid=grid)
+    clean, _ = solve(mixture_velocity, jnp.asarray(POINTS), steps=grid)
+    x, stats = solve(mixture_velocity, poisoned, steps=grid)
     assert np.isnan(x[2]).all()
     np.testing.assert_array_equal(np.delete(x, 2, 0), np.delete(clean, 2, 0))
     assert not stats.success
@@ -225,13 +225,16 @@ def late(value):
     return lambda x, t, _: jnp.where(t[:, None] < 0.5, -x, value)
 
 
-GRID = {"grid": np.linspace(0, 1, 11)}
+GRID = {"steps": np.linspace(0, 1, 11)}
 FAILURES = {
-    "steps": (lambda x, t, c: 9 * jnp.cos(40 * t)[:, None] * x, {"max_steps": 3}),
+    "steps": (
+        lambda x, t, c: 9 * jnp.cos(40 * t)[:, None] * x,
+        {"steps": Adaptive(max_steps=3)},
+    ),
     "nan": (late(jnp.nan), {}),
-    "nan-backward": (late(jnp.nan), {"t0": 1.0, "t1": 0.0}),
+    "nan-backward": (late(jnp.nan), {"steps": Adaptive(t0=1.0, t1=0.0)}),
     "inf": (late(jnp.inf), {}),
-    "blow-up": (lambda x, t, c: 2 * x**2, {"rtol": 1e-2}),
+    "blow-up": (lambda x, t, c: 2 * x**2, {"steps": Adaptive(rtol=1e-2)}),
     "nan-grid": (late(jnp.nan), GRID),
     "inf-grid": (late(jnp.inf), GRID),
 }
@@ -257,7 +260,6 @@ def test_failure_is_reported(case):
 @pytest.mark.parametrize("case", ["steps", "nan-grid"])
 def test_failure_is_reported_on_the_way(case):
     field, options = FAILURES[case]
-    options = {"max_steps": 64} | options
     options = {"solver": diffrax.Heun()} | options
     x0 = jnp.ones((2, 3))
     states, stats = sampling.ode_at(field, x0, [0.1, 0.9], **options)
@@ -268,7 +270,9 @@ def test_failure_is_reported_on_the_way(case):
     assert not stats.success
 
 
-@pytest.mark.parametrize("grid", [None, np.linspace(0, 1, 4)], ids=["adaptive", "grid"])
+@pytest.mark.parametrize(
+    "steps", [Adaptive(), np.linspace(0, 1, 4)], ids=["adaptive", "grid"]
+)
 @pytest.mark.parametrize(
     ("dtype", "wide"),
     [
@@ -279,7 +283,7 @@ def test_failure_is_reported_on_the_way(case):
         ("float64", True),
     ],
 )
-def test_dtypes(dtype, grid, wide):
+def test_dtypes(dtype, steps, wide):
     expected = "float64" if dtype == "float64" else "float32"
 
     def field(x, t, cond):
@@ -295,10 +299,10 @@ def test_dtypes(dtype, grid, wide):
 
     with jax.enable_x64(wide):
         x0 = jnp.ones((1, 2, 2, 1), dtype)
-        check(jax.eval_shape(lambda x: sampling.ode(field, x, grid=grid)[0], x0))
+        check(jax.eval_shape(lambda x: sampling.ode(field, x, steps=steps)[0], x0))
         check(jax.eval_shape(lambda x: sampling.few_step(average, x), x0))
         if dtype == "bfloat16":
-            x, stats = solve(field, x0, grid=grid)
+            x, stats = solve(field, x0, steps=steps)
             check(x)
             assert stats.success
 
@@ -307,7 +311,8 @@ def test_eager_and_compiled_and_sharded_agree():
     x0, rate = jnp.asarray(np.linspace(-1, 1, 16)[:, None]), jnp.linspace(0.5, 9, 16)
 
     def sample(x, rate):
-        return sampling.ode(decay, x, cond=rate, solver=diffrax.Heun(), rtol=1e-3)
+        steps = Adaptive(rtol=1e-3)
+        return sampling.ode(decay, x, cond=rate, steps=steps, solver=diffrax.Heun())
 
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
@@ -348,38 +353,34 @@ def test_programs_have_no_host_callback(options):
 
 
 def test_all_samplers_have_the_same_options_and_defaults():
-    documented = inspect.signature(sampling.ode).parameters
-    assert set(sampling.OdeOptions.__annotations__) == set(documented) - {
-        "field",
-        "x0",
-        "cond",
-    }
-    planned = inspect.signature(_steps.plan_steps).parameters
-    for option in set(planned) - {"dtype", "solver"}:
-        assert planned[option].default == documented[option].default
+    samplers = (sampling.ode, sampling.ode_at, sampling.ode_dense, sampling.ode_log_det)
+    documented, *others = (inspect.signature(f).parameters for f in samplers)
+    for option in ("cond", "steps", "solver", "adjoint"):
+        for parameters in others:
+            assert parameters[option].default == documented[option].default
+    density = inspect.signature(sampling.log_density).parameters["steps"].default
+    assert density == dataclasses.replace(documented["steps"].default, t0=1.0, t1=0.0)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"grid": [0.0, 1.0], "t0": 0.0}, "`grid` has its own ends"),
-        ({"grid": [0.0, 1.0], "t1": 1.0}, "`grid` has its own ends"),
-        ({"grid": [0.0, 0.7, 0.5]}, "strictly monotone"),
-        ({"grid": [0.0]}, "at least two"),
-        ({"t0": 0.3, "t1": 0.3}, "must differ"),
-        ({"t1": 1.1}, r"lie in \[0, 1\]"),
-        ({"t0": math.nan}, r"lie in \[0, 1\]"),
+        ({"steps": [0.0, 0.7, 0.5]}, "`steps` must be strictly monotone"),
+        ({"steps": [0.0]}, "at least two"),
+        ({"steps": Adaptive(t0=0.3, t1=0.3)}, "must differ"),
+        ({"steps": Adaptive(t1=1.1)}, r"lie in \[0, 1\]"),
+        ({"steps": Adaptive(t0=math.nan)}, r"lie in \[0, 1\]"),
         ({"solver": diffrax.Euler()}, "no error estimate"),
         ({"solver": diffrax.LeapfrogMidpoint()}, "no error estimate"),
         ({"solver": diffrax.Kvaerno5()}, "explicit"),
         ({"solver": diffrax.ImplicitEuler()}, "explicit"),
         ({"solver": HALF(diffrax.ImplicitEuler())}, "explicit"),
         ({"solver": diffrax.SemiImplicitEuler()}, "explicit"),
-        ({"solver": diffrax.EulerHeun(), "grid": [0.0, 1.0]}, "explicit"),
-        ({"rtol": 0.0, "atol": 0.0}, "not both 0"),
-        ({"rtol": -1.0}, ">= 0"),
-        ({"first_step": 0.0}, "first_step"),
-        ({"max_steps": 0}, "max_steps"),
+        ({"solver": diffrax.EulerHeun(), "steps": [0.0, 1.0]}, "explicit"),
+        ({"steps": Adaptive(rtol=0.0, atol=0.0)}, "not both 0"),
+        ({"steps": Adaptive(rtol=-1.0)}, ">= 0"),
+        ({"steps": Adaptive(first_step=0.0)}, "first_step"),
+        ({"steps": Adaptive(max_steps=0)}, "max_steps"),
         ({"adjoint": diffrax.BacksolveAdjoint()}, "adjoint"),
         ({"cond": np.zeros(3)}, "leading axis"),
     ],
@@ -398,7 +399,7 @@ def test_bad_times(times):
     with pytest.raises(ValueError, match="`times` must be"):
         sampling.ode_at(lambda x, t, c: -x, jnp.ones((2, 1)), times)
     with pytest.raises(ValueError, match="`times` must be"):
-        sampling.ode_at(lambda x, t, c: -x, jnp.ones((2, 1)), [0.2, 0.5], grid=[1, 0])
+        sampling.ode_at(lambda x, t, c: -x, jnp.ones((2, 1)), [0.2, 0.5], steps=[1, 0])
 
 
 @pytest.mark.usefixtures("untyped")

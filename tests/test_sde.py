@@ -259,7 +259,7 @@ def test_solvers_share_a_path_count_truly_and_are_the_ode_without_noise(
     assert stats.success
     assert stats.result == diffrax.RESULTS.successful
     if not isinstance(solver, diffrax.ShARK):
-        expected = jax.jit(lambda: sampling.ode(v, x0, solver=solver, grid=grid)[0])()
+        expected = jax.jit(lambda: sampling.ode(v, x0, solver=solver, steps=grid)[0])()
         np.testing.assert_allclose(x, expected, rtol=1e-12)
     else:
         ends = jnp.zeros(50), jnp.ones(50)

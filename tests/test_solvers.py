@@ -19,23 +19,28 @@ from flowjax import analytic, interpolants, times
 from flowjax.interpolants import Interpolant
 from flowjax.sampling import solvers
 from flowjax.sampling.multistep import MultistepSolver, multistep, multistep_path
+from tests.tables import ALL_INTERPOLANTS, MIXTURES
 
 pytestmark = pytest.mark.usefixtures("x64")
 
 X0 = np.linspace(-1.5, 1.5, 7)[:, None]
-LINEAR = interpolants.linear()
-LATENT = Interpolant(
-    alpha=lambda t: t, sigma=lambda t: 1 - t, gamma=lambda t: t * (1 - t)
-)
-
-
-def two_modes():
-    return analytic.mixture([0.3, 0.7], [[-1.2], [0.8]], [[0.4], [0.6]])
+PATHS = {
+    name: ALL_INTERPOLANTS[name]()
+    for name in (
+        "linear",
+        "trigonometric",
+        "variance_preserving",
+        "linear_variance_preserving",
+        "minimum_noise",
+        "smooth_latent",
+    )
+}
+LINEAR, LATENT = PATHS["linear"], PATHS["smooth_latent"]
 
 
 @jax.jit
 def velocity(x, t, cond=None):
-    return analytic.velocity(two_modes(), LINEAR)(x, t)
+    return analytic.velocity(MIXTURES["near_modes"](), LINEAR)(x, t)
 
 
 def wavy(x, t, cond=None):
@@ -108,7 +113,7 @@ def run(solver):
 
 def observed_order(make, kind, start, end, n=100):
     t, s = (jnp.full(len(X0), time) for time in (start, end))
-    truth = analytic.flow_map(two_modes(), LINEAR)(jnp.asarray(X0), t, s)
+    truth = analytic.flow_map(MIXTURES["near_modes"](), LINEAR)(jnp.asarray(X0), t, s)
     errors = []
     for steps in (n, 2 * n):
         solver = make(grid_between(kind, start, end, steps))
@@ -343,16 +348,6 @@ def test_adams_bashforth_on_equal_and_on_unequal_steps(order):
     )
     last = path[-4:, 0, 0]
     np.testing.assert_allclose(np.diff(last), np.diff(grid[-4:] ** order) / order)
-
-
-PATHS = {
-    "linear": LINEAR,
-    "trigonometric": interpolants.trigonometric(),
-    "variance_preserving": interpolants.variance_preserving(),
-    "linear_variance_preserving": interpolants.linear_variance_preserving(),
-    "minimum_noise": interpolants.minimum_noise(0.01),
-    "latent": LATENT,
-}
 
 
 def noise(path, t):

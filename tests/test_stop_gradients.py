@@ -10,11 +10,8 @@ import pytest
 from flowjax import interpolants, objectives
 from flowjax.fields import chained, diagonal
 from flowjax.objectives import penalties
-from tests.test_objectives import (
-    assert_trees_close,
-    network,
-    random_problem,
-)
+from tests.comparing import assert_trees_close
+from tests.random_problem import network, random_problem
 
 pytestmark = pytest.mark.usefixtures("x64")
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from scipy import integrate, special, stats
 
-from flowjax import interpolants, times
+from flowjax import interpolants, times, typing
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -301,7 +301,7 @@ def test_pairs_to_the_data_keep_the_times(key):
 
 def test_either_direction_swaps_half_of_the_rows(key):
     pairs = times.either_direction(times.uniform_pairs)
-    assert isinstance(pairs, times.PairSampler)
+    assert isinstance(pairs, typing.PairSampler)
     t, s = (np.asarray(a) for a in pairs(key, 40_000))
     still = np.arange(40_000) % 4 < 3
     np.testing.assert_array_equal(t == s, still)

@@ -59,7 +59,7 @@ def make(loss=squared_error, optimizer=None, decay=None, **options):
     return make_step(
         loss,
         optax.sgd(0.1) if optimizer is None else optimizer,
-        ema_decay=ema.constant(0.9) if decay is None else decay,
+        ema_decay=ema.constant_decay(0.9) if decay is None else decay,
         **options,
     )
 
@@ -288,8 +288,8 @@ def test_wrong_returns_of_the_loss(key, change, message):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: ema.constant(1.0), r"`decay` must lie in \[0, 1\); got 1.0"),
-        (lambda: ema.constant(-0.1), r"got -0.1"),
+        (lambda: ema.constant_decay(1.0), r"`decay` must lie in \[0, 1\); got 1.0"),
+        (lambda: ema.constant_decay(-0.1), r"got -0.1"),
         (lambda: ema.half_life(0.0), r"`steps` must be positive; got 0.0"),
         (lambda: ema.half_life(1.0, ramp_up=0.0), r"`ramp_up` must be positive"),
         (lambda: make(accumulate=0), r"`accumulate` must be at least 1; got 0"),
