@@ -23,15 +23,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import tyro
 from jaxtyping import Array
-from scipy.optimize import brentq
 
 from experiments.engine import run as run_folder
 from experiments.engine.run import Trained
-from flowjax.interpolants import Interpolant
+from flowjax.interpolants import Interpolant, time_of_ratio
 from flowjax.likelihood import dequantisation, draw_probes, log_density
 from flowjax.likelihood.dequantisation import Dequantisation
 from flowjax.sampling import Adaptive
@@ -115,13 +113,7 @@ def end_time(path: Interpolant, step: float, tau: float) -> float:
     ``alpha step / 2 = tau sigma``. For the linear path and a small ``step`` this is
     close to ``1 - step / (2 tau)``.
     """
-
-    def excess(time: float) -> float:
-        t = jnp.asarray(time)
-        return float(path.alpha(t) * step / 2 - tau * path.sigma(t))
-
-    root: Any = brentq(excess, 0.0, 1.0)
-    return float(root)
+    return float(time_of_ratio(path, step / (2 * tau)))
 
 
 def _bits(
