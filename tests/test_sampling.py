@@ -12,8 +12,9 @@ import pytest
 from scipy.optimize import brentq
 from scipy.stats import norm
 
-from flowjax import sampling
-from flowjax.sampling import Adaptive, _steps
+from flowjax import likelihood, sampling
+from flowjax.sampling import Adaptive
+from flowjax.sampling.steps import solver_cost
 from tests.counting import Counter
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -133,8 +134,8 @@ def test_cost_of_the_usual_solvers():
         diffrax.Dopri8: (0, 13, 1),
     }
     for kind, cost in expected.items():
-        assert _steps.solver_cost(kind()) == cost
-    assert _steps.solver_cost(HALF(diffrax.Tsit5())) == (0, 18, 2)
+        assert solver_cost(kind()) == cost
+    assert solver_cost(HALF(diffrax.Tsit5())) == (0, 18, 2)
 
 
 @pytest.mark.parametrize(("t0", "t1"), [(0.0, 1.0), (0.9, 0.2)])
@@ -353,12 +354,17 @@ def test_programs_have_no_host_callback(options):
 
 
 def test_all_samplers_have_the_same_options_and_defaults():
-    samplers = (sampling.ode, sampling.ode_at, sampling.ode_dense, sampling.ode_log_det)
+    samplers = (
+        sampling.ode,
+        sampling.ode_at,
+        sampling.ode_dense,
+        likelihood.ode_log_det,
+    )
     documented, *others = (inspect.signature(f).parameters for f in samplers)
     for option in ("cond", "steps", "solver", "adjoint"):
         for parameters in others:
             assert parameters[option].default == documented[option].default
-    density = inspect.signature(sampling.log_density).parameters["steps"].default
+    density = inspect.signature(likelihood.log_density).parameters["steps"].default
     assert density == dataclasses.replace(documented["steps"].default, t0=1.0, t1=0.0)
 
 
