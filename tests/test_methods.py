@@ -14,7 +14,7 @@ from experiments.engine.sampling import Jumps, Ode
 from experiments.language import grammar
 from experiments.language.sentence import REQUIRED, Use, options_of, use
 from experiments.methods import METHODS
-from experiments.methods.base import Batch
+from experiments.methods.base import Batch, draw_key
 from flowjax import guidance, interpolants, objectives
 from flowjax.fields import diagonal
 from flowjax.objectives import penalties
@@ -384,8 +384,11 @@ def test_pairs_of_a_host_coupling_do_not_depend_on_who_makes_them(monkeypatch):
 def test_a_coupling_on_the_device_sees_the_whole_batch():
     """Also where a batch is worked off in parts: pairs cross their borders."""
 
+    keys = []
+
     def reversed_pairs(key, x0, x1, cond=None, /):
         """Pair the first with the last."""
+        keys.append(key)
         return Pairs(x0[::-1], x1, cond)
 
     plain, other = (
@@ -397,6 +400,9 @@ def test_a_coupling_on_the_device_sees_the_whole_batch():
     np.testing.assert_array_equal(a.x0[::-1], b.x0)
     np.testing.assert_array_equal(a.x1, b.x1)
     np.testing.assert_array_equal(a.cond, b.cond)
+    # Its key is not that of the times, which come next.
+    own = jax.random.split(key, 4)[3]
+    assert keys[0] == draw_key(own, "coupling") != draw_key(own, "times")
     step, model, batch = step_of(other, accumulate=2)
     state, _ = jax.jit(step)(model.init(key), batch)
     assert state.step == 1

@@ -12,7 +12,7 @@ from experiments.data import Dataset
 from experiments.engine.model import Model, with_guidance
 from experiments.engine.teachers import Teacher
 from experiments.language.sentence import Use, label
-from experiments.methods.base import Batch, Functions, bind
+from experiments.methods.base import Batch, Functions, bind, draw_key
 from flowjax import couplings, guidance
 from flowjax.data import BatchIterator
 from flowjax.interpolants import Path
@@ -126,7 +126,7 @@ def make_prepare(model: Model) -> Any:
             cond = data.drop(key_drop, cond)
         if "x0" in batch:
             return Pairs(x0, x1, cond)
-        return coupling(jax.random.fold_in(key_rest, 0), x0, x1, cond)
+        return coupling(draw_key(key_rest, "coupling"), x0, x1, cond)
 
     return prepare
 
@@ -223,7 +223,7 @@ def _with_guidance(
             "--guidance, or --network.guidance"
         )
     scale, (low, high) = guidance.draw_guidance(
-        jax.random.fold_in(key, 1), len(pairs.x1)
+        draw_key(key, "guidance"), len(pairs.x1)
     )
     if pairs.cond is not None:
         # A row without its label is the unconditional field: not guided either.

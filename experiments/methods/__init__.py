@@ -20,6 +20,7 @@ def _found() -> list[type[Method]]:
         and issubclass(thing, Method)
         and thing.__module__ == module.__name__
         and not name.startswith("_")
+        and thing.loss is not Method.loss  # what others have in common is no method
     ]
 
 

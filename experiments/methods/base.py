@@ -46,7 +46,12 @@ Guide: TypeAlias = Callable[[Any], Any]
 TEACHER = "TEACHER"
 """In a recipe: the folder of the teacher's run."""
 
-_DRAWS = ("times", "guidance", "fraction", "noise", "second")
+_DRAWS = ("times", "guidance", "fraction", "noise", "second", "coupling")
+
+
+def draw_key(key: PRNGKey, what: str) -> PRNGKey:
+    """Return the key of one named use; every use of a batch's key has a name."""
+    return jax.random.fold_in(key, _DRAWS.index(what))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +116,7 @@ class Batch:
 
     def draw_key(self, what: str) -> PRNGKey:
         """Return the batch's key for one named use."""
-        return jax.random.fold_in(self.key, _DRAWS.index(what))
+        return draw_key(self.key, what)
 
     @property
     def labels(self) -> Array | None:

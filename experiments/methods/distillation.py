@@ -23,6 +23,7 @@ from experiments.methods.base import (
     euler_steps,
     restarts,
 )
+from experiments.methods.self_distillation import Met
 from flowjax import fields, objectives
 from flowjax.fields import diagonal
 from flowjax.networks import Network
@@ -34,7 +35,7 @@ _APART = use(ordered_pairs, sampler=use(uniform), share_equal=0.0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LagrangianDistillation(Interval, Penalised, Taught):
+class LagrangianDistillation(Met, Taught):
     """Lagrangian map distillation (LMD): the derivative in the destination.
 
     No gradient passes through the teacher's velocity: with it, as published, the
@@ -49,19 +50,11 @@ class LagrangianDistillation(Interval, Penalised, Taught):
 
     def loss(self, b: Batch) -> LossAndMetrics:
         """Return the loss of the Lagrangian identity."""
-        path, s = self.interval(b)
-        return objectives.lagrangian(
-            b.u,
-            path,
-            s,
-            velocity=b.taught,
-            penalty=self.watched(b),
-            share_equal=self.share_equal,
-        )
+        return self.meet(b, objectives.lagrangian)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EulerianDistillation(Interval, Penalised, Taught):
+class EulerianDistillation(Met, Taught):
     """Eulerian map distillation (EMD): the derivative in the start.
 
     References:
@@ -73,15 +66,7 @@ class EulerianDistillation(Interval, Penalised, Taught):
 
     def loss(self, b: Batch) -> LossAndMetrics:
         """Return the loss of the Eulerian identity."""
-        path, s = self.interval(b)
-        return objectives.eulerian(
-            b.u,
-            path,
-            s,
-            velocity=b.taught,
-            penalty=self.watched(b),
-            share_equal=self.share_equal,
-        )
+        return self.meet(b, objectives.eulerian)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

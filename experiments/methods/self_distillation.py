@@ -1,7 +1,7 @@
 """Methods that distil the network's own jumps: self-distillation and consistency."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import jax
@@ -119,7 +119,26 @@ class Shortcut(Interval, Penalised, Bootstrapped, Guided):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Lagrangian(Interval, Penalised, Guided, MaybeTaught):
+class Met(Interval, Penalised):
+    """A derivative of the field meets a velocity, a teacher's or its own."""
+
+    def meet(
+        self, b: Batch, objective: Callable[..., LossAndMetrics]
+    ) -> LossAndMetrics:
+        """Return the loss of an identity between the two."""
+        path, s = self.interval(b)
+        return objective(
+            b.u,
+            path,
+            s,
+            velocity=b.teacher,
+            penalty=self.watched(b),
+            share_equal=self.share_equal,
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Lagrangian(Met, Guided, MaybeTaught):
     """Lagrangian self-distillation (LSD): the derivative in the destination.
 
     Attributes:
@@ -134,19 +153,11 @@ class Lagrangian(Interval, Penalised, Guided, MaybeTaught):
 
     def loss(self, b: Batch) -> LossAndMetrics:
         """Return the loss of the Lagrangian identity."""
-        path, s = self.interval(b)
-        return objectives.lagrangian(
-            b.u,
-            path,
-            s,
-            velocity=b.teacher,
-            penalty=self.watched(b),
-            share_equal=self.share_equal,
-        )
+        return self.meet(b, objectives.lagrangian)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Eulerian(Interval, Penalised, Guided, MaybeTaught):
+class Eulerian(Met, Guided, MaybeTaught):
     """Eulerian self-distillation (ESD): the derivative in the start.
 
     Attributes:
@@ -161,15 +172,7 @@ class Eulerian(Interval, Penalised, Guided, MaybeTaught):
 
     def loss(self, b: Batch) -> LossAndMetrics:
         """Return the loss of the Eulerian identity."""
-        path, s = self.interval(b)
-        return objectives.eulerian(
-            b.u,
-            path,
-            s,
-            velocity=b.teacher,
-            penalty=self.watched(b),
-            share_equal=self.share_equal,
-        )
+        return self.meet(b, objectives.eulerian)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
