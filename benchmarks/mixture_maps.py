@@ -37,7 +37,7 @@ from experiments.engine.loop import make_model, open_teacher
 from experiments.engine.model import Model
 from experiments.engine.road import make_loss, make_prepare
 from experiments.language.sentence import Use, use
-from experiments.methods.base import euler_steps, restarts
+from experiments.methods.few_steps import euler_steps, restarts
 from flowjax import analytic, interpolants, metrics, sampling
 from flowjax.fields import euler_step
 from flowjax.networks import MLP

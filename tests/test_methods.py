@@ -262,7 +262,16 @@ CROSSING = {
 }
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        # Some seconds of tracing each: one of each kind every time, all in CI.
+        name
+        if name in ("mean_flow", "lagrangian_distillation", "reflow", "pi_flow")
+        else pytest.param(name, marks=pytest.mark.slow)
+        for name in NAMES
+    ],
+)
 def test_what_cuts_across_works_with_every_method_or_is_refused(name):
     for about, parts in CROSSING.items():
         with works_or_says("trigonometric", "guidance"):

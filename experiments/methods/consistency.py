@@ -11,17 +11,14 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from experiments.language.sentence import Use, use
-from experiments.methods.base import (
-    Batch,
+from experiments.methods.base import Batch, FewStep, LossAndMetrics, Method
+from experiments.methods.few_steps import restarts
+from experiments.methods.traits import (
     Differentiated,
-    FewStep,
     Guided,
-    LossAndMetrics,
     MaybeTaught,
-    Method,
     Penalised,
     Timed,
-    restarts,
 )
 from flowjax import fields, interpolants, objectives
 from flowjax.interpolants import Path

@@ -10,20 +10,10 @@ import jax
 import jax.numpy as jnp
 
 from experiments.language.sentence import Use, use
-from experiments.methods.base import (
-    TEACHER,
-    Batch,
-    Bootstrapped,
-    FewStep,
-    Interval,
-    LossAndMetrics,
-    Penalised,
-    Taught,
-    Timed,
-    euler_steps,
-    restarts,
-)
+from experiments.methods.base import TEACHER, Batch, FewStep, LossAndMetrics
+from experiments.methods.few_steps import euler_steps, restarts
 from experiments.methods.self_distillation import Met
+from experiments.methods.traits import Bootstrapped, Interval, Penalised, Taught, Timed
 from flowjax import fields, objectives
 from flowjax.fields import diagonal
 from flowjax.networks import Network

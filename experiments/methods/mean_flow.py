@@ -7,13 +7,11 @@ from typing import Any, ClassVar
 import flax.linen as nn
 
 from experiments.language.sentence import Use, use
-from experiments.methods.base import (
-    TEACHER,
-    Batch,
+from experiments.methods.base import TEACHER, Batch, LossAndMetrics
+from experiments.methods.traits import (
     Differentiated,
     Guided,
     Interval,
-    LossAndMetrics,
     MaybeTaught,
     Penalised,
     Taught,

@@ -11,16 +11,8 @@ import numpy as np
 from jaxtyping import Array
 
 from experiments.language.sentence import Use, use
-from experiments.methods.base import (
-    Batch,
-    FewStep,
-    Functions,
-    Guide,
-    LossAndMetrics,
-    Penalised,
-    Taught,
-    Timed,
-)
+from experiments.methods.base import Batch, FewStep, Functions, Guide, LossAndMetrics
+from experiments.methods.traits import Penalised, Taught, Timed
 from flowjax import objectives, policies, sampling
 from flowjax.interpolants import Interpolant
 from flowjax.networks import Network

@@ -8,18 +8,15 @@ import jax
 import jax.numpy as jnp
 
 from experiments.language.sentence import Use, use
-from experiments.methods.base import (
-    Batch,
+from experiments.methods.base import Batch, FewStep, LossAndMetrics, Method
+from experiments.methods.few_steps import restarts
+from experiments.methods.traits import (
     Bootstrapped,
-    FewStep,
     Guided,
     Interval,
-    LossAndMetrics,
     MaybeTaught,
-    Method,
     Penalised,
     Timed,
-    restarts,
 )
 from flowjax import objectives, weights
 from flowjax.objectives import penalties

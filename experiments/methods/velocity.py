@@ -4,16 +4,9 @@ import dataclasses
 from typing import ClassVar
 
 from experiments.language.sentence import Use, use
-from experiments.methods.base import (
-    Batch,
-    FewStep,
-    Guided,
-    LossAndMetrics,
-    Penalised,
-    Taught,
-    Timed,
-    euler_steps,
-)
+from experiments.methods.base import Batch, FewStep, LossAndMetrics
+from experiments.methods.few_steps import euler_steps
+from experiments.methods.traits import Guided, Penalised, Taught, Timed
 from flowjax import objectives, sources
 from flowjax.fields import diagonal
 from flowjax.objectives import schedules
