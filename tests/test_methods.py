@@ -24,6 +24,13 @@ from flowjax.typing import Pairs
 from tests import toy_experiment as toy
 
 NAMES = sorted(METHODS)
+SOME_ALWAYS = [
+    # Some seconds of tracing each: one of each kind every time, all of them in CI.
+    name
+    if name in ("mean_flow", "lagrangian_distillation", "reflow", "pi_flow")
+    else pytest.param(name, marks=pytest.mark.slow)
+    for name in NAMES
+]
 BATCH = {"index": jnp.arange(16, dtype=jnp.uint32)}
 
 
@@ -149,7 +156,7 @@ def program_of(name, **context):
     return program(toy.experiment_of(name, method=context))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SOME_ALWAYS)
 def test_a_method_reads_all_of_its_options(name):
     """Changing one changes the program of a step."""
     method = toy.experiment_of(name).method
@@ -262,16 +269,7 @@ CROSSING = {
 }
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        # Some seconds of tracing each: one of each kind every time, all in CI.
-        name
-        if name in ("mean_flow", "lagrangian_distillation", "reflow", "pi_flow")
-        else pytest.param(name, marks=pytest.mark.slow)
-        for name in NAMES
-    ],
-)
+@pytest.mark.parametrize("name", SOME_ALWAYS)
 def test_what_cuts_across_works_with_every_method_or_is_refused(name):
     for about, parts in CROSSING.items():
         with works_or_says("trigonometric", "guidance"):
