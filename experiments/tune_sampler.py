@@ -69,7 +69,7 @@ def candidates(trained: Trained, nfe: int) -> Iterator[Entry]:
         yield {"name": name, "solver": solver}
     if model.method.few_step is jumps:
         for name, grid in GRIDS.items():
-            at = grid.build(steps=nfe, interpolant=model.path)
+            at = grid.vary(steps=nfe).build(interpolant=model.path)
             yield {"name": f"jumps, {name}", "jumps": at.tolist()}
 
 
