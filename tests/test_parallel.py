@@ -1,6 +1,7 @@
 """One pure step under jit on one device, jit over a mesh, and pmap: equal numbers."""
 
 import os
+import re
 import socket
 import subprocess
 import sys
