@@ -204,7 +204,6 @@ def batch_at_the_truth(method, theta, truth, *, steps=4):
     return Batch(
         key=key,
         pairs=Pairs(x0, x1, None),
-        null=None,
         path=interpolants.linear(),
         now=functions(u),
         target=functions(still(u)),

@@ -1,6 +1,7 @@
 """The road of a batch: data, source, coupling, then times, path and objective."""
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -170,12 +171,11 @@ def make_loss(model: Model, teacher: Teacher | None, params: Any) -> LossFunctio
         key_member = jax.random.split(key, 4)[3]
         frozen = state.ema_params if method.averaged_targets() else params
         now = bind(method, modules, params)
-        pairs, aim, null = _with_guidance(model, now, pairs, key_member)
+        pairs, aim = _with_guidance(model, now, pairs, key_member)
         return method.loss(
             Batch(
                 key=key_member,
                 pairs=pairs,
-                null=null,
                 path=model.path,
                 now=now,
                 target=bind(method, targets, jax.lax.stop_gradient(frozen)),
@@ -204,19 +204,19 @@ def _teach(model: Model, teacher: Teacher, params: Any) -> VelocityField:
 
 def _with_guidance(
     model: Model, now: Functions, pairs: Pairs, key: PRNGKey
-) -> tuple[Pairs, Any, Any]:
-    """Return pairs, what gives a path its guided velocity, and the null condition."""
+) -> tuple[Pairs, Callable[[Path], Path]]:
+    """Return the pairs, and what gives points of the path their guided velocity."""
     null: Any = model.example.null
     rule = getattr(model.method, "guidance", None)
     if not model.sees_guidance and rule is None:
-        return pairs, _unguided, null
+        return pairs, _unguided
     model.need_unconditional()
     if rule is not None and not model.sees_guidance:
 
         def aim(path: Path) -> Path:
             return path._replace(v=rule.build(u=now.u, path=path, null=null))
 
-        return pairs, aim, null
+        return pairs, aim
     if rule is not None:
         raise ValueError(
             "a network that is told the guidance learns every scale: leave out "
@@ -247,7 +247,7 @@ def _with_guidance(
         )
         return path._replace(v=velocity)
 
-    return told, aim_as_told, null
+    return told, aim_as_told
 
 
 def _unguided(path: Path) -> Path:

@@ -78,7 +78,6 @@ class Batch:
     Attributes:
         key: for whatever the loss draws.
         pairs: noise, data and conditions.
-        null: the condition that means none, or None.
         path: the interpolant.
         now: the functions in training.
         target: the same, with the parameters that targets are computed from.
@@ -91,7 +90,6 @@ class Batch:
 
     key: PRNGKey
     pairs: Pairs
-    null: Condition
     path: Interpolant
     now: Functions
     target: Functions
