@@ -1,9 +1,12 @@
 """Data sets: one object each, by name in `DATA`."""
 
+from experiments.data.arrays import Arrays
 from experiments.data.base import Dataset as Dataset
 from experiments.data.base import Example as Example
-from experiments.data.images import Digits, Tfds
+from experiments.data.images import Digits, Images, Tfds
 from experiments.data.points import Density, Mixture
+from experiments.data.tables import Table
 from experiments.language.sentence import table
 
-DATA = table(Digits, Tfds, Density, Mixture)
+DATA = table(Digits, Tfds, Images, Arrays, Table, Density, Mixture)
+"""What a data set is: everything that later asks about the data asks this object."""

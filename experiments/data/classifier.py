@@ -82,6 +82,24 @@ def fit(
         rows = rng.integers(len(images), size=min(batch_size, len(images)))
         params, state = step(params, state, i, images[rows], labels[rows])
 
+    return _judge(network, params)
+
+
+def random_features(image: np.ndarray, *, seed: int = 0) -> Classifier:
+    """Return a network of random weights, the same for every run; it predicts nothing.
+
+    Random features see colour, edges and their places. They rank sets of images that
+    have no labels, but their distances compare with no other network's.
+
+    Args:
+        image: one image [1, h, w, c], for its shape.
+        seed: determines the weights.
+    """
+    network = _Network(1)
+    return _judge(network, network.init(jax.random.key(seed), jnp.asarray(image)))
+
+
+def _judge(network: _Network, params: Any) -> Classifier:
     apply = jax.jit(network.apply)
 
     def in_batches(part: int, images: np.ndarray) -> np.ndarray:

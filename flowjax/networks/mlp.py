@@ -78,5 +78,7 @@ class MLP(Network):
         params = self.variables.get("params", {})
         width = x.shape[-1] + self.array_channels if x.ndim > 1 else 0
         features = math.prod(x.shape[1:-1]) * width
-        check_input(x, ("batch", "*sizes", "dim"), params, features=features, name="input")
+        check_input(
+            x, ("batch", "*sizes", "dim"), params, features=features, name="input"
+        )
         super()._check(x, t, s, cond)
