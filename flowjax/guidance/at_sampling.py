@@ -43,7 +43,9 @@ def classifier_free(
         scale: the guidance scale, one number or one per row [batch].
         null: the condition that means "none": a number for integer labels, or a pytree
             matching the condition's (a prefix of it will do) whose leaves broadcast
-            against its leaves [batch, ...].
+            against its leaves [batch, ...]. An entry that is None, or a key that is
+            left out of a dictionary, is no part of what can be missing and is kept:
+            ``{"label": 10}`` for labels beside a guidance scale.
         interval: closed interval inside [0, 1] of the times ``t`` (of ``u``: starts)
             to guide at. Noise levels ``e = (1 - t) / t`` become ``t = 1 / (1 + e)``.
         rule: how the two predictions are combined; see `flowjax.guidance.rules`.

@@ -11,7 +11,7 @@ from flowjax.events import expand_like
 from flowjax.guidance.per_row import (
     check_interval,
     check_number,
-    equal_rows,
+    is_null,
     null_like,
     weight,
 )
@@ -79,7 +79,7 @@ def guided_velocity(
     if per_row or not math.isclose(omega + kappa, 1):
         rest = weight("omega", 1 - omega - kappa, v)
         target += rest * u(x, t, t, null_rows).astype(v.dtype)
-    guide = (t >= low) & (t <= high) & ~equal_rows(path.cond, null_rows, len(x))
+    guide = (t >= low) & (t <= high) & ~is_null(path.cond, null=null)
     return jax.lax.stop_gradient(jnp.where(expand_like(guide, x), target, v))
 
 
@@ -126,14 +126,18 @@ def drop_condition(
 ) -> Condition:
     """Replace the condition of random rows by ``null``, each independently.
 
+    `is_null` says afterwards which rows were dropped.
+
     Args:
         key: typed random key.
-        cond: a pytree with leading axis batch.
-        null: the condition that means "none", as in `classifier_free`.
+        cond: a pytree with leading axis batch: labels [batch], vectors [batch, d],
+            arrays of the event's axes [batch, ...], dictionaries of these.
+        null: the condition that means "none", as in `classifier_free`; NaN for floats
+            that the network replaces by an embedding of its own.
         probability: chance of a row to lose its condition, in [0, 1]; 0.1 is usual.
 
     Returns:
-        The condition; a dropped row is dropped from all leaves.
+        The condition; a dropped row is dropped from all entries that ``null`` names.
 
     Raises:
         ValueError: if there is no condition, ``null`` does not fit it, or
