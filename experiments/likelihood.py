@@ -86,10 +86,11 @@ def estimate(trained: Trained, options: Options) -> dict[str, float]:
         FloatingPointError: if a solve failed.
     """
     trained.need_velocity("a density")
+    example = trained.model.example
+    step = example.form.step
     data = trained.experiment.data.build()
-    x, labels, step = data.held_out(options.examples, options.seed)
-    if trained.model.example.num_classes is None:
-        labels = None
+    row = data.draw(options.examples, options.seed, held_out=True)
+    x, cond = row["x"], example.conditions.join(row)
     path = trained.model.path
     if options.bound == "uniform":
         time, law = 1.0, dequantisation.uniform_noise(step)
@@ -97,7 +98,7 @@ def estimate(trained: Trained, options: Options) -> dict[str, float]:
         time = end_time(path, step, options.tau)
         law = dequantisation.truncated_normal_noise(path, time, step=step)
     bits = jax.jit(partial(_bits, trained, law, time, options))
-    values = _mean_over_repeats(partial(bits, trained.params), x, labels, options)
+    values = _mean_over_repeats(partial(bits, trained.params), x, cond, options)
     return {
         "bits_per_dimension": float(values.mean()),
         "standard_error": float(values.std(ddof=1) / math.sqrt(len(values))),
@@ -124,7 +125,7 @@ def _bits(
     params: Any,
     key: Any,
     x: Any,
-    labels: Any,
+    cond: Any,
 ) -> Array:
     """Return one estimate of the bits per dimension of every row; traceable."""
     key_noise, key_probes = jax.random.split(key)
@@ -137,7 +138,7 @@ def _bits(
         return log_density(
             velocity,
             z,
-            cond=labels,
+            cond=cond,
             probes=probes,
             steps=Adaptive(rtol=tolerance, atol=tolerance, t0=time, t1=0.0),
         )[0]
@@ -154,10 +155,10 @@ def _bits(
 def _mean_over_repeats(
     bits: Callable[..., Array],
     x: np.ndarray,
-    labels: np.ndarray | None,
+    cond: Any,
     options: Options,
 ) -> np.ndarray:
-    """Return ``bits(key, x, labels)`` of every example, averaged over the repeats."""
+    """Return ``bits(key, x, cond)`` of every example, averaged over the repeats."""
     values = np.zeros((options.repeats, len(x)))
     # The last batch is filled up with the first examples: one shape, one compilation.
     size = min(options.batch_size, len(x))
@@ -165,8 +166,8 @@ def _mean_over_repeats(
         key = jax.random.fold_in(jax.random.key(options.seed), repeat)
         for start in range(0, len(x), size):
             rows = np.arange(start, start + size) % len(x)
-            cond = None if labels is None else labels[rows]
-            values[repeat, rows] = bits(jax.random.fold_in(key, start), x[rows], cond)
+            chosen = jax.tree.map(lambda leaf: leaf[rows], cond)  # noqa: B023
+            values[repeat, rows] = bits(jax.random.fold_in(key, start), x[rows], chosen)
     failed = ~np.isfinite(values).all(0)
     if failed.any():
         raise FloatingPointError(

@@ -7,7 +7,8 @@ r"""Sample from a run folder.
         --solver unipc --grid shifted_grid --grid.steps 10 --grid.shift 2
     python -m experiments.sample runs/digits_mean_flow --sampling sde --grid.steps 50
 
-Writes the samples (npz: x in [-1, 1], label) and a picture of them.
+Writes the samples as what was trained on: npz with x (images uint8, arrays in the units
+of the file) and the conditions, a table as CSV; and a picture of them.
 """
 
 import dataclasses
@@ -22,6 +23,7 @@ from experiments.engine import run as run_folder
 from experiments.engine import samples, solver_files
 from experiments.engine.experiment import TABLES
 from experiments.engine.model import Guidance
+from experiments.engine.run import Trained
 from experiments.engine.sampling import Jumps, Sampler, Tuned
 from experiments.language import command
 from experiments.language.sentence import Use, label, options_of, use
@@ -41,6 +43,9 @@ class Command:
             nfe, a file that holds one solver.
         count: number of samples.
         label: the class to sample; None: all in turn.
+        vector: the vector to condition on, in the units of the data; none: those of
+            some training examples in turn.
+        each: write every image into a PNG of its own too, in a folder.
         guidance: classifier-free guidance scale; 1 is none.
         rule: how the guided prediction is formed; optimal_scale is CFG-Zero*'s.
         interval: times at which to guide.
@@ -55,6 +60,8 @@ class Command:
     sampler_file: str | None = None
     count: int = 80
     label: int | None = None
+    vector: tuple[float, ...] = ()
+    each: bool = False
     guidance: float = 1.0
     rule: Use = use(rules.extrapolation)
     interval: tuple[float, float] = (0.0, 1.0)
@@ -96,6 +103,8 @@ class Command:
         words = []
         if self.label is not None:
             words.append(f"label_{self.label}")
+        if self.vector:
+            words.append("vector_" + "_".join(f"{v:g}" for v in self.vector))
         if self.guidance != 1.0:
             words.append(f"guidance_{self.guidance:g}_{label(self.rule.thing)}")
         if self.interval != (0.0, 1.0):
@@ -128,11 +137,11 @@ def sample(run: Path, options: Command) -> str:
     """
     trained = run_folder.restore(run)
     sampler, name = options.sampler(run)
-    labels = _labels(trained.model.example.num_classes, options.label, options.count)
+    row = _conditions(trained, options)
     x, evaluations = samples.draw(
         trained,
         sampler,
-        labels,
+        row,
         count=options.count,
         seed=options.seed,
         batch_size=options.batch_size,
@@ -142,25 +151,33 @@ def sample(run: Path, options: Command) -> str:
         Path(options.out) if options.out else run / f"samples_{name}{options.ending()}"
     )
     out.parent.mkdir(parents=True, exist_ok=True)
-    named = {"x": x} if labels is None else {"x": x, "label": labels}
-    np.savez(out.with_name(out.name + ".npz"), allow_pickle=False, **named)
-    picture = out.with_name(out.name + ".png")
-    data = trained.experiment.data.build()
-    data.draw_samples(f"{evaluations} evaluations", x, picture)
-    return (
-        f"{options.count} samples with {evaluations} evaluations each: {out}.npz, "
-        f"{picture}"
+    example = trained.model.example
+    title = f"{evaluations} evaluations"
+    files = example.form.write(x, example.conditions.in_units(row), out, title)
+    if options.each:
+        files.append(example.form.write_each(x, out))
+    return f"{options.count} samples with {evaluations} evaluations each: " + ", ".join(
+        map(str, files)
     )
 
 
-def _labels(
-    num_classes: int | None, label: int | None, count: int
-) -> np.ndarray | None:
-    if num_classes is None:
-        if label is not None:
-            raise ValueError(f"this run was trained without labels; got label {label}")
-        return None
-    return np.arange(count) % num_classes if label is None else np.full(count, label)
+def _conditions(trained: Trained, options: Command) -> dict[str, np.ndarray]:
+    """Return the conditions of the samples by name.
+
+    Raises:
+        ValueError: if one is given that the run was not trained with.
+    """
+    conditions = trained.model.example.conditions
+    row = trained.conditions.rows(np.arange(options.count))
+    if options.label is not None:
+        row["label"] = np.full(options.count, conditions.check_labels(options.label))
+    if options.vector:
+        if "vector" not in conditions.kinds:
+            raise ValueError(
+                f"this run was trained without a vector; got vector {options.vector}"
+            )
+        row["vector"] = np.tile(conditions.scale(options.vector), (options.count, 1))
+    return row
 
 
 def main(arguments: Sequence[str]) -> None:

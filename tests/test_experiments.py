@@ -291,7 +291,7 @@ def test_every_way_of_sampling_a_run_has_its_cost(digits_run):
 
     def draw(sampler):
         options = {"count": 2, "seed": 0, "batch_size": 2, "guide": guide}
-        return samples.draw(trained, sampler, [1, 2], **options)
+        return samples.draw(trained, sampler, {"label": np.array([1, 2])}, **options)
 
     for thing in SOLVERS.values():
         solver = Use(thing, {"grid": grid})
@@ -407,7 +407,7 @@ def test_evaluation_options_may_change(digits_run, tmp_path):
         ("[]", "it is no object"),
         ("{}", "lacks network"),
         ('{"objective": {}, "example": {}}', "earlier form"),
-        ('{"example": {"event": ["a"], "num_classes": 1}}', "lacks network"),
+        ('{"example": {"event": ["a"]}}', "lacks network"),
     ],
 )
 def test_a_damaged_configuration_names_its_file(text, message, tmp_path):
@@ -424,7 +424,8 @@ def test_a_run_is_read_without_its_data(digits_run, monkeypatch):
     monkeypatch.setattr("experiments.data.images._load", closed)
     trained = run.restore(digits_run[0])
     options = {"count": 2, "seed": 0, "batch_size": 2}
-    assert samples.draw(trained, Jumps(), [1, 2], **options).x.shape == (2, 8, 8, 1)
+    row = {"label": np.array([1, 2])}
+    assert samples.draw(trained, Jumps(), row, **options).x.shape == (2, 8, 8, 1)
 
 
 def test_a_truncated_newest_checkpoint_falls_back_with_a_warning(digits_run, tmp_path):
@@ -455,14 +456,17 @@ def test_a_truncated_newest_checkpoint_falls_back_with_a_warning(digits_run, tmp
         (["--network.num-heads", "5"], "num_heads"),
         (["digits_flow_matching", "--method.segments", "7"], "it reads --guidance"),
         (["--smoke", "density_mean_flow"], "the experiment comes first"),
-        (["density_mean_flow", "--network.guidance"], "guidance needs labels"),
+        (["density_mean_flow", "--network.guidance"], "guidance needs a condition"),
         (
-            ["--data.label-dropout", "0", "--evaluation.guidance", "2"],
-            "label_dropout is 0",
+            ["--data.condition-dropout", "0", "--evaluation.guidance", "2"],
+            "condition_dropout is 0",
         ),
         (["--training.seed", "-1"], "training.seed must not be negative"),
         (["--network.width", "-4"], "`width` must be"),
-        (["density_mean_flow", "--evaluation.guidance", "2"], "guidance needs labels"),
+        (
+            ["density_mean_flow", "--evaluation.guidance", "2"],
+            "guidance needs a condition",
+        ),
     ],
 )
 def test_bad_input_is_refused_before_any_work(arguments, message, tmp_path, capsys):

@@ -3,6 +3,7 @@
 from experiments.data.arrays import Arrays
 from experiments.data.base import Dataset as Dataset
 from experiments.data.base import Example as Example
+from experiments.data.conditions import Conditions as Conditions
 from experiments.data.images import Digits, Images, Tfds
 from experiments.data.points import Density, Mixture
 from experiments.data.tables import Table

@@ -2,8 +2,8 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from experiments.data.conditions import Conditions
 from experiments.data.files import FileRows, Opened
 from experiments.data.forms import ImageForm, VectorForm
 from flowjax.data import ArrayRows, open_arrays
+from flowjax.data.rows import Convert
 
 _LOOKED_AT = 2**28
 """Bytes of a mapped array that its statistics are taken from at most."""
@@ -53,20 +54,24 @@ class Arrays(FileRows):
                 raise ValueError(
                     f"{file} has no array {name}; it has {', '.join(arrays)}"
                 )
-        form = like.example.form if like else self._form(arrays[main], f"{file}, {main}")
-        x = _scaled(arrays[main], form)
+        form = (
+            like.example.form if like else self._form(arrays[main], f"{file}, {main}")
+        )
+        event = _event(arrays[main], form)
         given = like.example.conditions if like else None
         parts = [
-            self._read_label(arrays, file, given),
-            self._read_vector(arrays, file, given),
-            self._read_array(arrays, file, x.shape[1:]),
+            _Part("x", arrays[main], _scaling(form, event), {}),
+            self._label_part(arrays, file, given),
+            self._vector_part(arrays, file, given),
+            self._array_part(arrays, file, event),
         ]
-        named, about = {"x": x}, {}
-        for rows, facts in filter(None, parts):
-            named |= rows
-            about |= facts
-        example = Example(x.shape[1:], Conditions(**about), form)
-        return Opened(ArrayRows(named), example)
+        there = [part for part in parts if part is not None]
+        about = {name: fact for part in there for name, fact in part.about.items()}
+        rows = ArrayRows(
+            {part.name: part.array for part in there},
+            convert={part.name: part.convert for part in there},
+        )
+        return Opened(rows, Example(event, Conditions(**about), form))
 
     def _main(self, arrays: Mapping[str, np.ndarray], file: str) -> str:
         if self.x is not None:
@@ -86,26 +91,25 @@ class Arrays(FileRows):
         mean, std = _moments(x, name)
         return VectorForm(mean=tuple(mean.tolist()), std=tuple(std.tolist()))
 
-    def _read_label(
+    def _label_part(
         self, arrays: Mapping[str, np.ndarray], file: str, like: Conditions | None
-    ) -> tuple[dict[str, Any], dict[str, Any]] | None:
-        """Return the labels by name, and what is to be known of them."""
+    ) -> "_Part | None":
         if self.label is None:
             return None
         labels = arrays[self.label]
         classes = _check_labels(
             labels, like and like.num_classes, f"{file}, {self.label}"
         )
-        lazy = _Lazy(labels, lambda rows: rows.astype(np.int32))
-        return {"label": lazy}, {"num_classes": classes}
+        return _Part("label", labels, _to(np.int32), {"num_classes": classes})
 
-    def _read_vector(
+    def _vector_part(
         self, arrays: Mapping[str, np.ndarray], file: str, like: Conditions | None
-    ) -> tuple[dict[str, Any], dict[str, Any]] | None:
-        """Return the standardised vectors, and what is to be known of them."""
+    ) -> "_Part | None":
         if not self.vector:
             return None
-        parts = {name: _columns(arrays[name], f"{file}, {name}") for name in self.vector}
+        parts = {
+            name: _columns(arrays[name], f"{file}, {name}") for name in self.vector
+        }
         entries = [
             name if part.shape[1] == 1 else f"{name}[{i}]"
             for name, part in parts.items()
@@ -115,43 +119,47 @@ class Arrays(FileRows):
         mean, std = _moments(whole, f"{file}, {', '.join(self.vector)}")
         if like is not None:
             mean, std = np.array(like.means), np.array(like.stds)
-        facts = {"names": tuple(entries), "means": tuple(mean.tolist())}
-        facts["stds"] = tuple(std.tolist())
-        return {"vector": ((whole - mean) / std).astype(np.float32)}, facts
+        about = {
+            "names": tuple(entries),
+            "means": tuple(mean.tolist()),
+            "stds": tuple(std.tolist()),
+        }
+        return _Part("vector", (whole - mean) / std, _to(np.float32), about)
 
-    def _read_array(
+    def _array_part(
         self, arrays: Mapping[str, np.ndarray], file: str, event: tuple[int, ...]
-    ) -> tuple[dict[str, Any], dict[str, Any]] | None:
-        """Return the arrays beside the examples, and how many channels they have."""
+    ) -> "_Part | None":
         if self.array is None:
             return None
         name, beside = f"{file}, {self.array}", arrays[self.array]
-        scaled = _scaled(beside, _plain_form(beside, name))
-        if len(event) < 2 or scaled.shape[1:-1] != event[:-1]:
+        form = _plain_form(beside, name)
+        shape = _event(beside, form)
+        if len(event) < 2 or shape[:-1] != event[:-1]:
             raise ValueError(
                 f"{name} must have shape [n, {', '.join(map(str, event[:-1]))}, "
                 f"channels], as the examples but for the channels; got {beside.shape}"
             )
-        return {"array": scaled}, {"channels": scaled.shape[-1]}
+        return _Part("array", beside, _scaling(form, shape), {"channels": shape[-1]})
 
 
-class _Lazy:
-    """An array that is converted as its rows are read: it may be mapped and large."""
+class _Part(NamedTuple):
+    """What is read of one kind.
 
-    def __init__(
-        self,
-        array: np.ndarray,
-        convert: Callable[[np.ndarray], np.ndarray],
-        event: tuple[int, ...] = (),
-    ):
-        self._array, self._convert = array, convert
-        self.shape = (len(array), *event)
+    Attributes:
+        name: what the rows are called.
+        array: all of them.
+        convert: what is done to those that are read: the array may be mapped and large.
+        about: what `Conditions` is to know.
+    """
 
-    def __len__(self) -> int:
-        return len(self._array)
+    name: str
+    array: np.ndarray
+    convert: Convert
+    about: dict[str, Any]
 
-    def __getitem__(self, rows: Any) -> np.ndarray:
-        return self._convert(np.asarray(self._array[rows]))
+
+def _to(dtype: Any) -> Convert:
+    return lambda rows: rows.astype(dtype)
 
 
 def _plain_form(x: np.ndarray, name: str) -> Form:
@@ -164,27 +172,27 @@ def _plain_form(x: np.ndarray, name: str) -> Form:
     return VectorForm(mean=(0.0,) * channels, std=(1.0,) * channels)
 
 
-def _scaled(x: np.ndarray, form: Form) -> Any:
-    """Return an array whose rows come as they are trained on, float32."""
+def _event(x: np.ndarray, form: Form) -> tuple[int, ...]:
+    """Return the shape of an example; images without channels have one."""
     event = x.shape[1:]
+    return (*event, 1) if isinstance(form, ImageForm) and len(event) == 2 else event
+
+
+def _scaling(form: Form, event: tuple[int, ...]) -> Convert:
+    """Return what turns stored rows into what is trained on, float32."""
     if isinstance(form, ImageForm):
-        event = event if len(event) == 3 else (*event, 1)
+        half = np.float32(form.maximum / 2)
+        return lambda rows: (rows.astype(np.float32) / half - 1).reshape(-1, *event)
+    assert isinstance(form, VectorForm)
+    mean, std = np.array(form.mean), np.array(form.std)
 
-        def convert(rows: np.ndarray) -> np.ndarray:
-            scaled = rows.astype(np.float32) / np.float32(form.maximum / 2) - 1
-            return scaled.reshape(len(rows), *event)
+    def standardise(rows: np.ndarray) -> np.ndarray:
+        scaled = ((rows - mean) / std).astype(np.float32)
+        if not np.isfinite(scaled).all():
+            raise ValueError("the data hold a number that is not finite")
+        return scaled
 
-    else:
-        assert isinstance(form, VectorForm)
-        mean, std = np.array(form.mean), np.array(form.std)
-
-        def convert(rows: np.ndarray) -> np.ndarray:
-            scaled = ((rows - mean) / std).astype(np.float32)
-            if not np.isfinite(scaled).all():
-                raise ValueError("the data hold a number that is not finite")
-            return scaled
-
-    return _Lazy(x, convert, event)
+    return standardise
 
 
 def _moments(x: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:

@@ -45,6 +45,9 @@ class Form:
     and written, and what they are measured by.
     """
 
+    def check(self, event: tuple[int, ...]) -> None:
+        """Raise ValueError unless an example can have that shape."""
+
     @property
     def step(self) -> float:
         """The distance of neighbouring values of an entry.
@@ -54,7 +57,7 @@ class Form:
         """
         raise ValueError(
             "bits per dimension need discrete data; "
-            f"{type(self).__name__.lower()} are continuous"
+            f"{type(self).__name__} is continuous"
         )
 
     def restore(self, x: np.ndarray) -> np.ndarray:
@@ -65,7 +68,9 @@ class Form:
         """Open the data and return what samples are compared with."""
         raise NotImplementedError
 
-    def draw_groups(self, groups: Mapping[str, np.ndarray], row: Row, path: Path) -> None:
+    def draw_groups(
+        self, groups: Mapping[str, np.ndarray], row: Row, path: Path
+    ) -> None:
         """Draw groups of samples beside each other into a PNG.
 
         Args:
@@ -79,7 +84,9 @@ class Form:
         """Draw samples in their order into a PNG."""
         self.draw_groups({title: x}, {}, path)
 
-    def write(self, x: np.ndarray, conditions: Row, out: Path, title: str) -> list[Path]:
+    def write(
+        self, x: np.ndarray, conditions: Row, out: Path, title: str
+    ) -> list[Path]:
         """Write samples and a picture of them.
 
         Args:
@@ -104,7 +111,7 @@ class Form:
             ValueError: if the data are no images.
         """
         raise ValueError(
-            f"single files are written of images; these are {type(self).__name__.lower()}"
+            f"single files are written of images; this is a {type(self).__name__}"
         )
 
 
@@ -172,8 +179,8 @@ class Dataset:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Rows(Dataset):
-    """A data set of finitely many examples with random access.
+class Conditional(Dataset):
+    """A data set whose examples may have a condition.
 
     Attributes:
         condition_dropout: chance of a row to lose its condition, which trains the
@@ -181,6 +188,16 @@ class Rows(Dataset):
     """
 
     condition_dropout: float = 0.1
+
+    def drop(self, key: PRNGKey, cond: Condition) -> Condition:
+        """Replace the condition of some rows by the one that means none."""
+        null, chance = self.example().conditions.null, self.condition_dropout
+        return guidance.drop_condition(key, cond, null=null, probability=chance)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rows(Conditional):
+    """A data set of finitely many examples with random access."""
 
     def rows(self, *, held_out: bool) -> RowSource:
         """Open the training or the held-out rows: ``x`` and conditions by name.
@@ -215,11 +232,6 @@ class Rows(Dataset):
     def read(self, key: PRNGKey, batch: Any) -> tuple[Array, Condition]:
         """Return the examples of a batch and their condition."""
         return batch["x"], self.example().conditions.join(batch)
-
-    def drop(self, key: PRNGKey, cond: Condition) -> Condition:
-        """Replace the condition of some rows by the one that means none."""
-        null, chance = self.example().conditions.null, self.condition_dropout
-        return guidance.drop_condition(key, cond, null=null, probability=chance)
 
     def draw(self, count: int | None, seed: int, *, held_out: bool) -> Row:
         """Draw rows."""

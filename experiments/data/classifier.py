@@ -30,8 +30,11 @@ class _Network(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> tuple[Array, Array]:
-        large = x.shape[1] > 16
-        for width, stride in ((32, 1), (64, 2), (64, 2 if large else 1)):
+        if (factor := x.shape[1] // 32) > 1:  # its judgement needs no finer detail
+            x = nn.avg_pool(x, (factor, factor), (factor, factor))
+        size = x.shape[1]
+        strides = 1 if size < 32 else 2, 2, 1 if size <= 16 else 2
+        for width, stride in zip((32, 64, 64), strides, strict=True):
             x = nn.relu(nn.Conv(width, (3, 3), strides=stride)(x))
         x = x.reshape((len(x), -1))
         features = nn.relu(nn.Dense(64)(x))

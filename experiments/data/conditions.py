@@ -36,7 +36,9 @@ class Conditions(NamedTuple):
     def kinds(self) -> tuple[str, ...]:
         """The names of the conditions that there are."""
         there = (self.num_classes is not None, bool(self.names), bool(self.channels))
-        return tuple(kind for kind, is_there in zip(KINDS, there, strict=True) if is_there)
+        return tuple(
+            kind for kind, is_there in zip(KINDS, there, strict=True) if is_there
+        )
 
     @property
     def options(self) -> dict[str, Any]:
@@ -55,8 +57,10 @@ class Conditions(NamedTuple):
 
     def zeros(self, batch: int, event: tuple[int, ...]) -> Condition:
         """Return a condition of the right shapes."""
-        shapes = {"vector": (batch, len(self.names))}
-        shapes["array"] = (batch, *event[:-1], self.channels)
+        shapes: dict[str, tuple[int, ...]] = {
+            "vector": (batch, len(self.names)),
+            "array": (batch, *event[:-1], self.channels),
+        }
         named: dict[str, Any] = {
             kind: jnp.zeros(shapes[kind]) for kind in self.kinds if kind != "label"
         }
@@ -76,6 +80,12 @@ class Conditions(NamedTuple):
         if named.keys() <= {"label"}:
             return named.get("label")
         return {**named, "given": given}
+
+    def pick(self, cond: Condition) -> Condition:
+        """Return what a network gets that is not told the guidance."""
+        named = named_conditions(cond)
+        kinds = {kind: named[kind] for kind in self.kinds}
+        return self._joined(kinds, given=named.get("given"))
 
     def split(self, cond: Condition) -> dict[str, Any]:
         """Return the conditions by name; inverts `join`."""

@@ -8,7 +8,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,8 @@ import numpy as np
 
 from experiments import plots
 from experiments.data import classifier
-from experiments.data.base import Dataset, Form, Reference, Row, distances
+from experiments.data.base import Dataset, Example, Form, Reference, Row, distances
+from experiments.data.conditions import Conditions
 from experiments.language.sentence import label, table
 from flowjax import metrics
 from flowjax.data.tables import Column, decode_table, write_csv
@@ -36,6 +37,14 @@ class ImageForm(Form):
     """
 
     maximum: int = 255
+
+    def check(self, event: tuple[int, ...]) -> None:
+        """Raise ValueError unless an example is an image of such values."""
+        if len(event) != 3 or not 0 < self.maximum < 256:
+            raise ValueError(
+                f"an image must have shape (height, width, channels) and values up to "
+                f"255; got {event} and {self.maximum}"
+            )
 
     @property
     def step(self) -> float:
@@ -71,7 +80,10 @@ class ImageForm(Form):
         def measure(x: np.ndarray) -> dict[str, float]:
             fake = judge.features(x)
             pair = jnp.asarray(features), jnp.asarray(fake)
-            spread, cover = metrics.precision_recall(*pair), metrics.density_coverage(*pair)
+            spread, cover = (
+                metrics.precision_recall(*pair),
+                metrics.density_coverage(*pair),
+            )
             agreement = {}
             if classes is not None:
                 agreement["agreement"] = _mean(judge.predict(x) == real["label"])
@@ -86,7 +98,9 @@ class ImageForm(Form):
 
         return Reference(real, measure, known)
 
-    def draw_groups(self, groups: Mapping[str, np.ndarray], row: Row, path: Path) -> None:
+    def draw_groups(
+        self, groups: Mapping[str, np.ndarray], row: Row, path: Path
+    ) -> None:
         """Draw one row per class (at most ten), or rows of eight without classes."""
         labels = row.get("label")
         if labels is None:
@@ -110,7 +124,9 @@ class ImageForm(Form):
         pixels = self.restore(x)
         channels = pixels.shape[-1]
         if channels not in (1, 3, 4):
-            raise ValueError(f"PNG has 1, 3 or 4 channels; these images have {channels}")
+            raise ValueError(
+                f"PNG has 1, 3 or 4 channels; these images have {channels}"
+            )
         out.mkdir(parents=True, exist_ok=True)
         for number, image in enumerate(pixels):
             # A PNG of fewer grey levels than 256 would look black.
@@ -138,7 +154,9 @@ class PointForm(Form):
 
         return Reference(real, measure, {})
 
-    def draw_groups(self, groups: Mapping[str, np.ndarray], row: Row, path: Path) -> None:
+    def draw_groups(
+        self, groups: Mapping[str, np.ndarray], row: Row, path: Path
+    ) -> None:
         """Draw the groups side by side."""
         plots.point_clouds(groups, path)
 
@@ -163,7 +181,9 @@ class _Entries(Form):
 
         return Reference(real, measure, {})
 
-    def draw_groups(self, groups: Mapping[str, np.ndarray], row: Row, path: Path) -> None:
+    def draw_groups(
+        self, groups: Mapping[str, np.ndarray], row: Row, path: Path
+    ) -> None:
         """Draw points, pairs of entries, curves, or slices, by the number of axes."""
         shown = {name: self.restore(x[:1000]) for name, x in groups.items()}
         event = next(iter(groups.values())).shape[1:]
@@ -190,6 +210,11 @@ class VectorForm(_Entries):
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
+    def check(self, event: tuple[int, ...]) -> None:
+        """Raise ValueError unless there is a scale for every entry."""
+        if not event or {len(self.mean), len(self.std)} != {event[-1]}:
+            raise ValueError(f"examples of shape {event} need {event[-1:]} scales")
+
     def restore(self, x: np.ndarray) -> np.ndarray:
         """Return samples in the units of the file, float32."""
         return (x * np.array(self.std) + self.mean).astype(np.float32)
@@ -205,46 +230,79 @@ class TableForm(_Entries):
 
     columns: tuple[Column, ...]
 
-    def write(self, x: np.ndarray, conditions: Row, out: Path, title: str) -> list[Path]:
+    def check(self, event: tuple[int, ...]) -> None:
+        """Raise ValueError unless the columns have as many entries."""
+        width = sum(column.width for column in self.columns)
+        if event != (width,):
+            raise ValueError(f"columns of {width} entries do not make shape {event}")
+
+    def write(
+        self, x: np.ndarray, conditions: Row, out: Path, title: str
+    ) -> list[Path]:
         """Write a CSV with the columns of the table, and a picture."""
         file, picture = (out.with_name(out.name + end) for end in (".csv", ".png"))
         write_csv(decode_table(self.columns, x) | _as_columns(conditions), file)
         self.draw_samples(title, x, picture)
         return [file, picture]
 
-    def draw_groups(self, groups: Mapping[str, np.ndarray], row: Row, path: Path) -> None:
+    def draw_groups(
+        self, groups: Mapping[str, np.ndarray], row: Row, path: Path
+    ) -> None:
         """Draw the number columns in pairs, or shares of the categories without any."""
         ends = np.cumsum([column.width for column in self.columns])
         first = [(c, e - c.width) for c, e in zip(self.columns, ends, strict=True)]
         numbers = [(c, i) for c, i in first if c.categories is None]
         chosen = numbers or first
         shown = {
-            name: np.stack(
-                [x[:1000, i] * c.std + c.mean for c, i in chosen], axis=1
-            )
+            name: np.stack([x[:1000, i] * c.std + c.mean for c, i in chosen], axis=1)
             for name, x in groups.items()
         }
         plots.pairs(shown, [c.name for c, _ in chosen], path)
 
 
+_Positive = Annotated[int, msgspec.Meta(gt=0)]
+_Names, _Numbers = tuple[str, ...], tuple[float, ...]
+_ENTRIES = {
+    "num_classes": _Positive | None,  # pyright: ignore[reportOperatorIssue]
+    "names": _Names,
+    "means": _Numbers,
+    "stds": _Numbers,
+    "channels": Annotated[int, msgspec.Meta(ge=0)],
+}
+
 FORMS = table(ImageForm, PointForm, VectorForm, TableForm)
 
 
-def encode(form: Form) -> dict[str, Any]:
-    """Return a form as JSON has it."""
-    return {"is": label(type(form)), **dataclasses.asdict(form)}
+def encode_example(example: Example) -> dict[str, Any]:
+    """Return an example as JSON has it."""
+    form = example.form
+    return {
+        "event": example.event,
+        "conditions": example.conditions._asdict(),
+        "form": {"is": label(type(form)), **dataclasses.asdict(form)},
+    }
 
 
-def decode(stored: Any) -> Form:
-    """Return the form that `encode` was given.
+def decode_example(stored: Any) -> Example:
+    """Return the example that `encode_example` was given.
 
     Raises:
-        ValueError: if it is none.
+        KeyError: if an entry is missing.
+        ValueError: if one is not of its type, or they do not fit each other.
     """
-    if not isinstance(stored, Mapping) or stored.get("is") not in FORMS:
-        raise ValueError(f"an example's form must be one of {', '.join(FORMS)}")
-    options = {name: value for name, value in stored.items() if name != "is"}
-    return msgspec.convert(options, FORMS[stored["is"]])
+    event = msgspec.convert(stored["event"], tuple[_Positive, ...])
+    given = msgspec.convert(stored["conditions"], dict[str, Any])
+    conditions = Conditions(
+        **{name: msgspec.convert(given[name], kind) for name, kind in _ENTRIES.items()}
+    )
+    options = msgspec.convert(stored["form"], dict[str, Any])
+    if options.get("is") not in FORMS:
+        raise ValueError(f"the form of an example must be one of {', '.join(FORMS)}")
+    form = msgspec.convert(options, FORMS[options.pop("is")])
+    if len({len(conditions.names), len(conditions.means), len(conditions.stds)}) > 1:
+        raise ValueError("the entries of the vector, means and stds differ in number")
+    form.check(event)
+    return Example(event, conditions, form)
 
 
 def _mean(hits: np.ndarray) -> float:

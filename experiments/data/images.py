@@ -59,7 +59,9 @@ class ImageSet(Rows):
         """Return the shape and the number of classes of the set."""
         source = self.source(held_out=False)
         conditions = Conditions(num_classes=source.num_classes)
-        return Example(source.image_shape, conditions, ImageForm(maximum=source.maximum))
+        return Example(
+            source.image_shape, conditions, ImageForm(maximum=source.maximum)
+        )
 
     def rows(self, *, held_out: bool) -> RowSource:
         """Open the training or the held-out images."""

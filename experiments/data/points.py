@@ -25,12 +25,12 @@ from flowjax.typing import (
 )
 
 _MANY = 10_000
-"""PointForm that stand for all of them."""
+"""Points that stand for all of them."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Points(Dataset):
-    """PointForm that are drawn from a key: training data never repeat."""
+    """Points that are drawn from a key: training data never repeat."""
 
     def points(self, key: PRNGKey, count: int) -> State:
         """Draw points [count, dim]."""

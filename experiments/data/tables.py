@@ -1,7 +1,6 @@
 """Tables from files: numbers and categories, and conditions taken from columns."""
 
 import dataclasses
-import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -98,7 +97,9 @@ def _encode(read: Mapping[str, np.ndarray], fit: _Fit) -> Opened:
     named: dict[str, np.ndarray] = {"x": tables.encode_table(fit.learned, read)}
     classes, names, means, stds = None, [], [], []
     if fit.label is not None:
-        named["label"] = fit.label.encode(read[fit.label.name]).argmax(1).astype(np.int32)
+        named["label"] = (
+            fit.label.encode(read[fit.label.name]).argmax(1).astype(np.int32)
+        )
         classes = fit.label.width
     if fit.vector:
         named["vector"] = tables.encode_table(fit.vector, read)

@@ -28,16 +28,18 @@ def evaluate(run: Path, *, progress: bool = True) -> dict[str, dict[str, float]]
     trained = run_folder.restore(run)
     options = trained.experiment.evaluation.build()
     data = trained.experiment.data.build()
-    reference = data.reference(options.samples, options.seed)
-    real = {"evaluations": 0} | reference.measure(reference.real)
+    form = trained.model.example.form
+    reference = form.reference(data, options.samples, options.seed)
+    real_x, count = reference.real["x"], len(reference.real["x"])
+    real = {"evaluations": 0} | reference.measure(real_x)
     table = {"real": real | dict(reference.known)}
-    groups = {"real": reference.real}
+    groups = {"real": real_x}
     for name, sampler in _samplers(trained).items():
         x, evaluations = samples.draw(
             trained,
             sampler,
-            reference.labels,
-            count=len(reference.real),
+            reference.real,
+            count=count,
             seed=options.seed,
             batch_size=options.batch_size,
             guide=Guidance(options.guidance),
@@ -45,15 +47,15 @@ def evaluate(run: Path, *, progress: bool = True) -> dict[str, dict[str, float]]
         groups[name] = x
         table[name] = {"evaluations": evaluations} | reference.measure(x)
     text = _markdown(table)
-    result = {"step": trained.step, "samples": len(reference.real), "figures": table}
+    result = {"step": trained.step, "samples": count, "figures": table}
     run_folder.write_atomically(
         run / "evaluation.json", json.dumps(result, indent=2) + "\n"
     )
     run_folder.write_atomically(run / "evaluation.md", text)
-    data.draw_groups(groups, reference.labels, run / "samples.png")
+    form.draw_groups(groups, reference.real, run / "samples.png")
     plots.loss_curves(run_folder.read_metrics(run / "metrics.jsonl"), run / "loss.png")
     if progress:
-        print(f"\n{len(reference.real)} samples against held-out data:\n\n{text}")
+        print(f"\n{count} samples against held-out data:\n\n{text}")
         print(f"pictures, figures and checkpoints are in {run}", flush=True)
     return table
 

@@ -14,6 +14,7 @@ from experiments.engine import run as run_folder
 from experiments.engine.experiment import Experiment, Training
 from experiments.engine.model import Guidance, Model
 from experiments.engine.road import make_loss, make_prepare, open_batches, try_once
+from experiments.engine.some_conditions import SomeConditions
 from experiments.engine.teachers import Teacher
 from flowjax.data import BatchIterator
 from flowjax.training import (
@@ -117,6 +118,8 @@ def train(experiment: Experiment, run: Path, *, progress: bool = True) -> TrainS
     batches = open_batches(model, experiment.data.build(), teacher)
     try_once(model, batches, teacher)
     run_folder.claim(run, model)
+    if jax.process_index() == 0:
+        SomeConditions.write(run, experiment.data.build(), model.example)
     executor = make_executor(model, teacher)
     with Checkpointer(
         run / "checkpoints", keep=training.keep_checkpoints

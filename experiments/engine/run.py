@@ -1,6 +1,7 @@
 """The run folder: where a training leaves what it did, and where it continues from.
 
 config.json        the experiment with all defaults, and the shape of its data
+conditions.npz     some conditions of the data, where they are more than labels
 metrics.jsonl      one line of metrics per logging interval
 checkpoints/       the newest states, written by orbax
 loss.png, samples.png, evaluation.json, evaluation.md
@@ -12,19 +13,19 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import jax
-import msgspec
 from jaxtyping import Array
 
-from experiments.data import Example
+from experiments.data.forms import decode_example, encode_example
 from experiments.engine.experiment import MAY_DIFFER, Experiment, from_dict, to_dict
 from experiments.engine.model import Model
+from experiments.engine.some_conditions import SomeConditions
 from experiments.language.grammar import differences
 from flowjax.extras import require
 from flowjax.training import Checkpointer, TrainState
-from flowjax.typing import VelocityField
+from flowjax.typing import PRNGKey, VelocityField
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -32,9 +33,6 @@ def write_atomically(path: Path, text: str) -> None:
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(text)
     os.replace(temporary, path)
-
-
-_Positive = Annotated[int, msgspec.Meta(gt=0)]
 
 
 def load(run: Path) -> Model:
@@ -53,9 +51,7 @@ def load(run: Path) -> Model:
             raise ValueError("it is no object")
         shape = stored.pop("example", {})
         experiment = from_dict(stored)
-        event = msgspec.convert(shape["event"], tuple[_Positive, ...])
-        classes = msgspec.convert(shape["num_classes"], _Positive | None)
-        return Model(experiment, Example(event, classes))
+        return Model(experiment, decode_example(shape))
     except KeyError as error:
         raise ValueError(f"{path} lacks the data's {error}") from error
     except (ValueError, TypeError) as error:
@@ -85,7 +81,7 @@ def claim(run: Path, model: Model) -> None:
                 "or go back to its values (old -> new):\n  " + "\n  ".join(lines)
             )
     if jax.process_index() == 0:
-        stored = {"example": model.example._asdict(), **to_dict(model.experiment)}
+        stored = {"example": encode_example(model.example), **to_dict(model.experiment)}
         write_atomically(run / "config.json", json.dumps(stored, indent=2) + "\n")
 
 
@@ -170,12 +166,14 @@ class Trained:
         step: optimiser steps taken.
         params: the averaged parameters, to be passed on when compiling.
         state: the whole training state.
+        conditions: some conditions of its data.
     """
 
     model: Model
     step: int
     params: Any
     state: TrainState
+    conditions: SomeConditions
 
     @property
     def experiment(self) -> Experiment:
@@ -190,13 +188,13 @@ class Trained:
         """Return the velocity under guidance of a scale, one for all or per row."""
         return self.model.velocity(params, scale)
 
-    def noise(self, count: int, seed: int) -> tuple[Array, Array | None]:
-        """Draw noise to start from, and labels where the run has any."""
-        key_noise, key_label = jax.random.split(jax.random.key(seed))
-        x0, classes = self.model.noise(key_noise, count), self.model.example.num_classes
-        if classes is None:
-            return x0, None
-        return x0, jax.random.randint(key_label, (count,), 0, classes)
+    def noise(self, key: PRNGKey, count: int) -> tuple[Array, dict[str, Array]]:
+        """Draw noise to start from, and conditions where the run has any, by name."""
+        key_noise, key_condition = jax.random.split(key)
+        return (
+            self.model.noise(key_noise, count),
+            self.conditions.draw(key_condition, count),
+        )
 
 
 def restore(run: Path) -> Trained:
@@ -222,4 +220,5 @@ def restore(run: Path) -> Trained:
     if restored is None:
         raise FileNotFoundError(f"{run} holds no checkpoints yet")
     state, step = restored
-    return Trained(model, step, state.ema_params, state)
+    some = SomeConditions.read(run, model.example)
+    return Trained(model, step, state.ema_params, state, some)

@@ -28,6 +28,7 @@ from flowjax.data.image_sets import ImageSource, load_arrays, load_source
 from flowjax.data.rows import (
     ArrayRows,
     RecordRows,
+    Records,
     RowSource,
     SelectedRows,
     held_out_rows,
@@ -40,6 +41,7 @@ __all__ = [
     "Density",
     "ImageSource",
     "RecordRows",
+    "Records",
     "RowSource",
     "SelectedRows",
     "array_batches",

@@ -13,6 +13,7 @@ import uuid
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -147,7 +148,7 @@ def load_image_folder(
     _check(size, background)
     root = Path(folder).expanduser()
     files, labels, names = _scan(root)
-    headers = list(_in_threads(_header, files))
+    headers = list(_in_threads(partial(_header, oriented=size is None), files))
     if mode == "auto":
         kinds = {header.mode for header in headers if header.mode}
         mode = "grey" if kinds <= set(_GREY) else "rgb"
@@ -229,12 +230,13 @@ def _is_image(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES and not hidden and path.is_file()
 
 
-def _header(path: Path) -> _Header:
+def _header(path: Path, *, oriented: bool) -> _Header:
     pil = require("PIL.Image", extra="data")
     try:
         with pil.open(path, formats=_FORMATS) as image:
-            # Turned by its orientation, a picture may change sides.
-            turned = image.getexif().get(0x0112, 1) >= 5
+            # Turned by its orientation, a picture may change sides. To know that can
+            # take the whole file.
+            turned = oriented and image.getexif().get(0x0112, 1) >= 5
             size = image.size[::-1] if turned else image.size
             return _Header(image.mode, size)
     except Exception as error:  # as in `Rule.read`

@@ -199,7 +199,9 @@ class _Chosen(Sequence):
     def __getitems__(self, indices: Sequence[int]) -> list[Mapping[str, Any]]:
         chosen = self._rows[np.asarray(indices, int)].tolist()
         read_many = getattr(self._records, "__getitems__", None)
-        return [self._records[i] for i in chosen] if not read_many else read_many(chosen)
+        return (
+            [self._records[i] for i in chosen] if not read_many else read_many(chosen)
+        )
 
 
 def _decode(source: ImageSource) -> ImageSource:

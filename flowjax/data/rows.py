@@ -5,7 +5,7 @@ memory or on disk, records of a Python object, a part of another source.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -25,14 +25,37 @@ class RowSource(Protocol):
         ...
 
 
+@runtime_checkable
+class Records(Protocol):
+    """Any object with a length whose items are read by number."""
+
+    def __len__(self) -> int:
+        """Return the number of records."""
+        ...
+
+    def __getitem__(self, index: int, /) -> Any:
+        """Return one record."""
+        ...
+
+
+Convert = Callable[[np.ndarray], np.ndarray]
+"""``rows [n, ...] -> rows [n, ...]``, each on its own."""
+
+
 class ArrayRows:
     """The rows of arrays of one length, in memory or mapped from a file."""
 
-    def __init__(self, arrays: Mapping[str, np.ndarray]):
+    def __init__(
+        self,
+        arrays: Mapping[str, np.ndarray],
+        *,
+        convert: Mapping[str, Convert] | None = None,
+    ):
         """Take the arrays.
 
         Args:
             arrays: ``name -> [n, ...]``, of the same length n.
+            convert: what is done to the rows of an array when they have been read.
 
         Raises:
             ValueError: if they are empty or differ in length.
@@ -43,7 +66,7 @@ class ArrayRows:
             raise ValueError(
                 f"`arrays` must have one length of at least 1; got {lengths}"
             )
-        self._arrays = dict(arrays)
+        self._arrays, self._convert = dict(arrays), dict(convert or {})
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -51,7 +74,8 @@ class ArrayRows:
 
     def gather(self, rows: Sequence[int]) -> dict[str, np.ndarray]:
         """Return the rows of every array; of a mapped file only these are read."""
-        return {name: np.asarray(a[rows]) for name, a in self._arrays.items()}
+        read = {name: np.asarray(array[rows]) for name, array in self._arrays.items()}
+        return read | {name: to(read[name]) for name, to in self._convert.items()}
 
 
 class RecordRows:
@@ -61,7 +85,7 @@ class RecordRows:
     ``__getitems__(rows)``, where there is one, is taken to read many at a time.
     """
 
-    def __init__(self, records: Sequence[Any]):
+    def __init__(self, records: Records):
         """Take the object.
 
         Raises:
