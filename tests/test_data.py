@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -298,6 +299,21 @@ def test_digits_survive_a_quicker_process_and_an_interrupted_one(tmp_path, monke
     monkeypatch.setattr(digits, "_publish", failing)
     with pytest.raises(OSError, match="nowhere"):
         digits.prepare(tmp_path / "other")
+
+
+@pytest.mark.parametrize(
+    "lost", ["features.json", "dataset_info.json", "*-test.array_record*", "*"]
+)
+def test_digits_that_are_prepared_in_part_are_prepared_again(lost, tmp_path):
+    from flowjax.data import digits
+
+    place = Path(digits.prepare(tmp_path))
+    for file in place.glob(lost):
+        file.unlink()
+    assert digits.prepare(tmp_path) == str(place)
+    source = load_source("digits", "test", data_dir=tmp_path)
+    assert len(source) == digits.NUM_TEST
+    assert len(list(place.parent.glob("damaged.*"))) == 1
 
 
 @pytest.mark.slow

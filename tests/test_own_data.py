@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.data import DATA, Conditions, Example
+from experiments.data import DATA, Conditions, Example, register
 from experiments.data.arrays import Arrays
 from experiments.data.forms import (
     FORMS,
@@ -21,6 +21,7 @@ from experiments.data.forms import (
     encode_example,
 )
 from experiments.data.images import Images
+from experiments.data.records import RecordSet
 from experiments.data.tables import Table
 from flowjax import data, guidance
 from flowjax.data import array_files, image_folders, tables
@@ -240,7 +241,7 @@ def test_broken_files_are_named_and_left_out(options, tmp_path):
         data.load_image_folder(folder, broken="refuse", **options)
 
 
-def test_a_file_that_is_cut_off_gives_its_place_to_the_next(tmp_path):
+def test_a_file_that_is_cut_off_gives_its_place_to_the_next(tmp_path, untyped):
     noise = np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)
     first, second = (Image.fromarray(image) for image in (noise, noise[::-1]))
     folder = write(tmp_path, a_png=first, b_png=second)
@@ -703,3 +704,19 @@ def test_images_without_labels_are_measured_too(tmp_path):
     figures = reference.measure(reference.real["x"])
     assert "agreement" not in figures
     assert figures["Fréchet"] > 0
+
+
+def test_a_python_object_is_a_data_set_under_its_name():
+    register("squares", Squares(), num_classes=2)
+    chosen = RecordSet(name="squares", test_share=0.4)
+    example = chosen.example()
+    assert (example.event, example.conditions.num_classes) == ((2, 3), 2)
+    row = chosen.draw(None, 0, held_out=False)
+    restored = example.form.restore(row["x"])[:, 0, 0]
+    np.testing.assert_allclose(restored % 2, row["label"], atol=1e-5)
+    held = chosen.draw(None, 0, held_out=True)
+    assert len(held["x"]) + len(row["x"]) == 7
+    with pytest.raises(ValueError, match="no object is registered as 'other'"):
+        RecordSet(name="other").example()
+    with pytest.raises(ValueError, match="exactly if num_classes"):
+        register("squares", Squares())

@@ -54,13 +54,12 @@ class Arrays(FileRows):
                 raise ValueError(
                     f"{file} has no array {name}; it has {', '.join(arrays)}"
                 )
-        form = (
-            like.example.form if like else self._form(arrays[main], f"{file}, {main}")
-        )
-        event = _event(arrays[main], form)
+        name = f"{file}, {main}"
+        form, event = form_of(arrays[main], name, standardise=self.standardise)
+        form = like.example.form if like else form
         given = like.example.conditions if like else None
         parts = [
-            _Part("x", arrays[main], _scaling(form, event), {}),
+            _Part("x", arrays[main], row_scaling(form, event), {}),
             self._label_part(arrays, file, given),
             self._vector_part(arrays, file, given),
             self._array_part(arrays, file, event),
@@ -81,15 +80,6 @@ class Arrays(FileRows):
         raise ValueError(
             f"{file} has {', '.join(arrays)}; say which to learn: --data.x NAME"
         )
-
-    def _form(self, x: np.ndarray, name: str) -> Form:
-        if x.ndim < 2:
-            raise ValueError(f"{name} must have shape [n, ...]; got {x.shape}")
-        form = _plain_form(x, name)
-        if isinstance(form, ImageForm) or not self.standardise:
-            return form
-        mean, std = _moments(x, name)
-        return VectorForm(mean=tuple(mean.tolist()), std=tuple(std.tolist()))
 
     def _label_part(
         self, arrays: Mapping[str, np.ndarray], file: str, like: Conditions | None
@@ -139,7 +129,7 @@ class Arrays(FileRows):
                 f"{name} must have shape [n, {', '.join(map(str, event[:-1]))}, "
                 f"channels], as the examples but for the channels; got {beside.shape}"
             )
-        return _Part("array", beside, _scaling(form, shape), {"channels": shape[-1]})
+        return _Part("array", beside, row_scaling(form, shape), {"channels": shape[-1]})
 
 
 class _Part(NamedTuple):
@@ -162,6 +152,23 @@ def _to(dtype: Any) -> Convert:
     return lambda rows: rows.astype(dtype)
 
 
+def form_of(
+    x: np.ndarray, name: str, *, standardise: bool
+) -> tuple[Form, tuple[int, ...]]:
+    """Return the form of an array's examples, and their shape.
+
+    Raises:
+        ValueError: if they are not numbers, or not finite.
+    """
+    if x.ndim < 2:
+        raise ValueError(f"{name} must have shape [n, ...]; got {x.shape}")
+    form = _plain_form(x, name)
+    if standardise and not isinstance(form, ImageForm):
+        mean, std = _moments(x, name)
+        form = VectorForm(mean=tuple(mean.tolist()), std=tuple(std.tolist()))
+    return form, _event(x, form)
+
+
 def _plain_form(x: np.ndarray, name: str) -> Form:
     """Return the form of numbers that stay as they are, or of images of uint8."""
     if x.dtype == np.uint8 and x.ndim >= 3:
@@ -178,7 +185,7 @@ def _event(x: np.ndarray, form: Form) -> tuple[int, ...]:
     return (*event, 1) if isinstance(form, ImageForm) and len(event) == 2 else event
 
 
-def _scaling(form: Form, event: tuple[int, ...]) -> Convert:
+def row_scaling(form: Form, event: tuple[int, ...]) -> Convert:
     """Return what turns stored rows into what is trained on, float32."""
     if isinstance(form, ImageForm):
         half = np.float32(form.maximum / 2)
