@@ -36,7 +36,7 @@ Fit = Literal["crop", "stretch", "pad"]
 Broken = Literal["skip", "refuse"]
 
 
-class Rule(NamedTuple):
+class ReadingRule(NamedTuple):
     """How a file becomes an array.
 
     Attributes:
@@ -128,9 +128,9 @@ def load_image_folder(
         folder: the folder; hidden files are left out.
         size: height and width of what is returned, in pixels; None: all files have one
             size and keep it.
-        fit: see `Rule`.
+        fit: see `ReadingRule`.
         mode: channels of what is returned; ``"auto"``: grey if every file is, else rgb.
-        background: see `Rule`.
+        background: see `ReadingRule`.
         broken: what to do with files that can't be read: name them in a warning and
             leave them out, or refuse the folder.
         cache: a folder where the decoded images are kept as ArrayRecord, so that they
@@ -152,7 +152,7 @@ def load_image_folder(
     if mode == "auto":
         kinds = {header.mode for header in headers if header.mode}
         mode = "grey" if kinds <= set(_GREY) else "rgb"
-    rule = Rule(size, fit, mode, background)
+    rule = ReadingRule(size, fit, mode, background)
     bad = {
         file: header.error for file, header in _pairs(files, headers) if header.error
     }
@@ -239,12 +239,12 @@ def _header(path: Path, *, oriented: bool) -> _Header:
             turned = oriented and image.getexif().get(0x0112, 1) >= 5
             size = image.size[::-1] if turned else image.size
             return _Header(image.mode, size)
-    except Exception as error:  # as in `Rule.read`
+    except Exception as error:  # as in `ReadingRule.read`
         return _Header(error=f"{path}: {error}")
 
 
 def _shape(
-    rule: Rule, files: Sequence[Path], headers: Sequence[_Header]
+    rule: ReadingRule, files: Sequence[Path], headers: Sequence[_Header]
 ) -> tuple[int, int, int]:
     channels = _CHANNELS[rule.mode]
     if rule.size is not None:
@@ -267,7 +267,7 @@ class _Files(Sequence):
     takes its place: which one, depends on the files alone.
     """
 
-    def __init__(self, files: Sequence[Path], labels: Sequence[int], rule: Rule):
+    def __init__(self, files: Sequence[Path], labels: Sequence[int], rule: ReadingRule):
         self._files, self._labels, self._rule = files, labels, rule
 
     def __len__(self) -> int:
@@ -315,7 +315,7 @@ def _cached(
     root: Path,
     files: Sequence[Path],
     labels: Sequence[int],
-    rule: Rule,
+    rule: ReadingRule,
     shape: tuple[int, int, int],
 ) -> tuple[_Cache, dict[Path, str]]:
     """Return the cached images, decoded now if need be, and what could not be read."""
@@ -332,7 +332,7 @@ def _cached(
 
 
 def _write_cache(
-    target: Path, files: Sequence[Path], labels: Sequence[int], rule: Rule
+    target: Path, files: Sequence[Path], labels: Sequence[int], rule: ReadingRule
 ) -> dict[Path, str]:
     module = require("array_record.python.array_record_module", extra="data")
     target.parent.mkdir(parents=True, exist_ok=True)
