@@ -21,7 +21,7 @@ from experiments.data.base import Dataset, Example, Form, Reference, Row, distan
 from experiments.data.conditions import Conditions
 from experiments.language.sentence import label, table
 from flowjax import metrics
-from flowjax.data.tables import Column, decode_table, write_csv
+from flowjax.data.tables import Column, decode_table, encode_table, write_csv
 from flowjax.extras import require
 
 _LARGEST_FIT = 2**28
@@ -176,6 +176,7 @@ class _Entries(Form):
         held_out = data.draw(count, seed, held_out=True)["x"]
 
         def measure(x: np.ndarray) -> dict[str, float]:
+            x = self.as_written(x)
             figures = distances(x, held_out, jax.random.key(seed))
             return figures | _by_entry(_flat(x), _flat(held_out), seed)
 
@@ -193,6 +194,10 @@ class _Entries(Form):
             plots.curves(shown, path)
         else:
             plots.slices(shown, path)
+
+    def as_written(self, x: np.ndarray) -> np.ndarray:
+        """Return samples as they are after having been written and read."""
+        return x
 
     def _entry_names(self, count: int) -> list[str]:
         return [f"x[{i}]" for i in range(count)]
@@ -236,6 +241,12 @@ class TableForm(_Entries):
         if event != (width,):
             raise ValueError(f"columns of {width} entries do not make shape {event}")
 
+    def as_written(self, x: np.ndarray) -> np.ndarray:
+        """Return samples with one category in each place, and whole numbers whole."""
+        written = decode_table(self.columns, x)
+        columns = {n: np.array(values, object) for n, values in written.items()}
+        return encode_table(self.columns, columns)
+
     def write(
         self, x: np.ndarray, conditions: Row, out: Path, title: str
     ) -> list[Path]:
@@ -253,9 +264,10 @@ class TableForm(_Entries):
         first = [(c, e - c.width) for c, e in zip(self.columns, ends, strict=True)]
         numbers = [(c, i) for c, i in first if c.categories is None]
         chosen = numbers or first
+        written = {name: self.as_written(x[:1000]) for name, x in groups.items()}
         shown = {
-            name: np.stack([x[:1000, i] * c.std + c.mean for c, i in chosen], axis=1)
-            for name, x in groups.items()
+            name: np.stack([x[:, i] * c.std + c.mean for c, i in chosen], axis=1)
+            for name, x in written.items()
         }
         plots.pairs(shown, [c.name for c, _ in chosen], path)
 
