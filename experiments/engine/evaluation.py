@@ -12,6 +12,8 @@ from typing import Any
 from experiments import plots
 from experiments.engine import run as run_folder
 from experiments.engine import samples
+from experiments.engine.files import write_atomically
+from experiments.engine.metric_log import read_metrics
 from experiments.engine.model import Guidance
 from experiments.engine.run import Trained
 from experiments.engine.sampling import Jumps, Ode, Sampler
@@ -46,12 +48,10 @@ def evaluate(run: Path, *, progress: bool = True) -> dict[str, dict[str, float]]
         table[name] = {"evaluations": evaluations} | reference.measure(x)
     text = _markdown(table)
     result = {"step": trained.step, "samples": len(reference.real), "figures": table}
-    run_folder.write_atomically(
-        run / "evaluation.json", json.dumps(result, indent=2) + "\n"
-    )
-    run_folder.write_atomically(run / "evaluation.md", text)
+    write_atomically(run / "evaluation.json", json.dumps(result, indent=2) + "\n")
+    write_atomically(run / "evaluation.md", text)
     data.draw_groups(groups, reference.labels, run / "samples.png")
-    plots.loss_curves(run_folder.read_metrics(run / "metrics.jsonl"), run / "loss.png")
+    plots.loss_curves(read_metrics(run / "metrics.jsonl"), run / "loss.png")
     if progress:
         print(f"\n{len(reference.real)} samples against held-out data:\n\n{text}")
         print(f"pictures, figures and checkpoints are in {run}", flush=True)

@@ -1,16 +1,16 @@
 """The run folder: where a training leaves what it did, and where it continues from.
 
 config.json        the experiment with all defaults, and the shape of its data
+record.json        every start: command, code, versions, machine
 metrics.jsonl      one line of metrics per logging interval
 checkpoints/       the newest states, written by orbax
+lock               who is training here
 loss.png, samples.png, evaluation.json, evaluation.md
 tuning.json, tuning.png, sampler.json, likelihood.json: what those scripts found
 """
 
 import dataclasses
 import json
-import os
-from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,19 +20,11 @@ from jaxtyping import Array
 
 from experiments.data import Example
 from experiments.engine.experiment import MAY_DIFFER, Experiment, from_dict, to_dict
+from experiments.engine.files import read_object, write_atomically
 from experiments.engine.model import Model
 from experiments.language.grammar import differences
-from flowjax.extras import require
 from flowjax.training import Checkpointer, TrainState
 from flowjax.typing import VelocityField
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file that is either the old one or the whole new one, never a part."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
-
 
 _Positive = Annotated[int, msgspec.Meta(gt=0)]
 
@@ -47,10 +39,8 @@ def load(run: Path) -> Model:
     path = run / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"{run} is no run folder: it has no config.json")
+    stored = read_object(path)
     try:
-        stored = json.loads(path.read_text())
-        if not isinstance(stored, dict):
-            raise ValueError("it is no object")
         shape = stored.pop("example", {})
         experiment = from_dict(stored)
         event = msgspec.convert(shape["event"], tuple[_Positive, ...])
@@ -87,78 +77,6 @@ def claim(run: Path, model: Model) -> None:
     if jax.process_index() == 0:
         stored = {"example": model.example._asdict(), **to_dict(model.experiment)}
         write_atomically(run / "config.json", json.dumps(stored, indent=2) + "\n")
-
-
-Writer = Callable[[int, Mapping[str, float]], None]
-
-
-def _tensorboard(folder: Path) -> Writer:
-    module = require("tensorboardX", extra="log")
-    summary = module.SummaryWriter(str(folder / "tensorboard"))
-
-    def write(step: int, metrics: Mapping[str, float]) -> None:
-        for name, value in metrics.items():
-            summary.add_scalar(name, value, step)
-        summary.flush()
-
-    return write
-
-
-def _wandb(folder: Path) -> Writer:
-    module = require("wandb", extra="log")
-    module.init(dir=str(folder), name=folder.name, id=folder.name, resume="allow")
-    return lambda step, metrics: module.log(dict(metrics), step=step)
-
-
-WRITERS: dict[str, Callable[[Path], Writer]] = {
-    "tensorboard": _tensorboard,
-    "wandb": _wandb,
-}
-"""Where metrics can go besides the file, by name; called with the run folder."""
-
-
-class MetricLog:
-    """Appends JSON lines to a file; a continued run drops the lines it repeats."""
-
-    def __init__(
-        self, path: Path, *, first_step: int, log_to: Sequence[str] = ()
-    ) -> None:
-        """Open the log and forget the lines after ``first_step``.
-
-        They were written by a process that died before its next checkpoint. A last
-        line that was cut off is forgotten too.
-
-        Args:
-            path: the file of JSON lines.
-            first_step: the step that the run continues from.
-            log_to: names of `WRITERS` to write to as well.
-
-        Raises:
-            ImportError: if a writer's package is not installed.
-        """
-        self._writers = [WRITERS[name](path.parent) for name in log_to]
-        self._path = path
-        if path.is_file():
-            kept = [row for row in read_metrics(path) if row["step"] <= first_step]
-            write_atomically(path, "".join(json.dumps(row) + "\n" for row in kept))
-
-    def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Append one line; it is on disk when this returns."""
-        with self._path.open("a") as file:
-            file.write(json.dumps({"step": step, **metrics}) + "\n")
-        for writer in self._writers:
-            writer(step, metrics)
-
-
-def read_metrics(path: Path) -> list[dict[str, float]]:
-    """Return the rows of a metrics file, without a last line that was cut off."""
-    rows = []
-    for line in path.read_text().splitlines():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return rows
 
 
 @dataclasses.dataclass(frozen=True)

@@ -235,6 +235,11 @@ class Checkpointer:
         state = self._manager.restore(
             step, args=ocp.args.Composite(state=ocp.args.StandardRestore(template))
         )["state"]
+        # Orbax's own metadata has no checksum: it says which leaf is a typed key.
+        if differ := checkpoint_record.leaf_differences(
+            checkpoint_record.describe(template), state
+        ):
+            raise RuntimeError(f"it was read as something else: {'; '.join(differ)}")
         read, broken = checkpoint_record.survey(state)
         if wrong := [name for name in read if read[name] != checksums.get(name)]:
             raise RuntimeError(f"checksums differ for {', '.join(wrong)}")

@@ -1,0 +1,42 @@
+"""What all entry points have in common: how they end.
+
+| exit code | meaning |
+|---|---|
+| 0 | done |
+| 1 | an error, said in a sentence |
+| 2 | an option that can't be read |
+| 75 | stopped; the same command goes on (``EX_TEMPFAIL``) |
+| 130, 143 | interrupted, where there is nothing to go on with |
+
+What nobody expects, a bug, ends in a traceback.
+"""
+
+import functools
+import sys
+from collections.abc import Callable
+from typing import ParamSpec
+
+from experiments.engine.stopping import Stopped
+
+STOPPED = 75
+
+P = ParamSpec("P")
+
+
+def entry_point(main: Callable[P, None]) -> Callable[P, None]:
+    """Return ``main``, which then ends as the table above says."""
+
+    @functools.wraps(main)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            main(*args, **kwargs)
+        except (ValueError, OSError, ImportError, FloatingPointError) as error:
+            raise SystemExit(f"error: {error}") from error
+        except Stopped as stopped:
+            print(stopped, file=sys.stderr, flush=True)
+            raise SystemExit(STOPPED) from stopped
+        except KeyboardInterrupt as interrupt:
+            print("interrupted", file=sys.stderr, flush=True)
+            raise SystemExit(130) from interrupt
+
+    return run
