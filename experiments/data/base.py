@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -68,6 +68,9 @@ class HeldOut(NamedTuple):
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Dataset:
     """One data set, opened only where it says so."""
+
+    may_differ: ClassVar[frozenset[str]] = frozenset()
+    """Options that may change in a continued run: they don't change what is trained."""
 
     def example(self) -> Example:
         """Return the shape and the labels of the examples; may open the data.

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -50,6 +50,8 @@ class Tfds(Labelled):
     train_split: str = "train"
     test_split: str = "test"
     flip: bool = False
+
+    may_differ: ClassVar = frozenset({"data_dir", "test_split"})
 
     def _source(self, split: str) -> ImageSource:
         return _load(self.name, split, self.data_dir)

@@ -3,6 +3,7 @@
 import contextlib
 import math
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ import jax
 from experiments.engine import record
 from experiments.engine import run as run_folder
 from experiments.engine.experiment import Experiment, Training, to_dict
+from experiments.engine.extension import takes_the_same_steps
 from experiments.engine.metric_log import MetricLog, Opening
 from experiments.engine.model import Guidance, Model
 from experiments.engine.processes import agreement
@@ -143,7 +145,8 @@ def train(
         batches = open_batches(model, experiment.data.build(), teacher)
         try_once(model, batches, teacher)
         stack.enter_context(record.lock(run))
-        run_folder.claim(run, model)
+        same = partial(takes_the_same_steps, model, batches=batches, teacher=teacher)
+        run_folder.claim(run, model, same)
         shown.say(describe(model))
         executor = make_executor(model, teacher)
         checkpointer = stack.enter_context(

@@ -11,6 +11,7 @@ tuning.json, tuning.png, sampler.json, likelihood.json: what those scripts found
 
 import dataclasses
 import json
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,10 +20,11 @@ import msgspec
 from jaxtyping import Array
 
 from experiments.data import Example
-from experiments.engine.experiment import MAY_DIFFER, Experiment, from_dict, to_dict
+from experiments.engine.experiment import Experiment, from_dict, to_dict
 from experiments.engine.files import read_object, write_atomically
 from experiments.engine.model import Model
-from experiments.language.grammar import differences
+from experiments.language.grammar import differences, leaves, nodes
+from experiments.language.sentence import Use
 from flowjax.training import Checkpointer, TrainState
 from flowjax.typing import VelocityField
 
@@ -52,8 +54,16 @@ def load(run: Path) -> Model:
         raise ValueError(f"{path} can't be read: {error}") from error
 
 
-def claim(run: Path, model: Model) -> None:
+def claim(
+    run: Path, model: Model, same_steps: Callable[[int], bool] = lambda _: False
+) -> None:
     """Write the experiment into the folder of a run, new or continued.
+
+    Args:
+        run: the folder.
+        model: what is to be trained there.
+        same_steps: whether the model would take the same steps with another number of
+            them in all, so that a run of that number may be extended.
 
     Raises:
         ValueError: if something was trained there under another experiment, or one of
@@ -64,19 +74,45 @@ def claim(run: Path, model: Model) -> None:
     if any((run / "checkpoints").glob("[0-9]*")):
         # An option that the code did not have when the run began has its default.
         old, new = (m.experiment.sentence for m in (load(run), model))
-        changed = differences(old, new)
-        if lines := [
-            f"{flag}: {a} -> {b}"
-            for flag, (a, b) in changed.items()
-            if flag not in MAY_DIFFER
-        ]:
-            raise ValueError(
-                f"{run} holds a run of another experiment; choose another --run "
-                "or go back to its values (old -> new):\n  " + "\n  ".join(lines)
-            )
+        _check_same(run, differences(old, new), may_differ(old, new), same_steps)
     if jax.process_index() == 0:
         stored = {"example": model.example._asdict(), **to_dict(model.experiment)}
         write_atomically(run / "config.json", json.dumps(stored, indent=2) + "\n")
+
+
+def may_differ(*sentences: Use) -> set[str]:
+    """Return the flags that their things declare free to change in a continued run."""
+    free = set()
+    for root in sentences:
+        things = {n.place: n.value.thing for n in nodes(root) if n.value is not None}
+        for leaf in leaves(root):
+            thing = things.get(leaf.place[:-1])
+            if leaf.option.name in getattr(thing, "may_differ", ()):
+                free.add(leaf.flag)
+    return free
+
+
+def _check_same(
+    run: Path,
+    changed: Mapping[str, tuple[Any, Any]],
+    free: Collection[str],
+    same_steps: Callable[[int], bool],
+) -> None:
+    lines = {f: f"{f}: {a} -> {b}" for f, (a, b) in changed.items() if f not in free}
+    steps = "training.steps"
+    if [*lines] == [steps]:
+        if same_steps(changed[steps][0]):
+            return
+        lines[steps] += (
+            " (what a step does depends on it: a schedule of the optimiser or of the "
+            "method, such as --optimizer.schedule cosine; a new run may start from "
+            "this one with --training.start-from)"
+        )
+    if lines:
+        raise ValueError(
+            f"{run} holds a run of another experiment; choose another --run "
+            "or go back to its values (old -> new):\n  " + "\n  ".join(lines.values())
+        )
 
 
 @dataclasses.dataclass(frozen=True)
