@@ -1,17 +1,24 @@
 """A run folder: one trains in it, one damaged piece costs itself, starts are noted."""
 
+import fcntl
 import json
 import os
+import pty
 import re
+import struct
 import subprocess
 import sys
+import termios
 import types
 
 import pytest
 
+from experiments import plots
 from experiments.engine import metric_log, record
 from experiments.engine.files import write_atomically
 from experiments.engine.metric_log import MetricLog, Opening, read_metrics
+from experiments.engine.processes import agreement, join
+from experiments.engine.progress import Progress
 
 ROOT = os.path.dirname(os.path.dirname(__file__))
 
@@ -213,3 +220,101 @@ def test_where_there_are_no_locks_it_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr("fcntl.flock", flock)
     with pytest.warns(RuntimeWarning, match="can't be locked"), record.lock(tmp_path):
         pass
+
+
+# What is shown.
+
+
+def test_all_that_is_logged_is_drawn(tmp_path, monkeypatch):
+    titles = []
+
+    def keep(figure, path):
+        titles.extend(axis.get_title() for axis in figure.axes)
+
+    monkeypatch.setattr(plots, "_save", keep)
+    rows = [{"step": 1, "loss": 1.0, "residual": -1.0}, {"step": 2, "loss": 2.0}]
+    plots.loss_curves([*rows, {"step": 3, "grad_norm": 1.0}], tmp_path / "a.png")
+    assert titles[:3] == ["loss", "grad norm", "residual"]
+    titles.clear()
+    plots.loss_curves([], tmp_path / "a.png")
+    assert not titles
+
+
+TERMINAL = """
+import sys
+from experiments.engine.progress import Progress
+with Progress(4, shown=True) as progress:
+    progress.say("compiling")
+    for step in range(1, 5):
+        progress.dispatched(step)
+    progress.logged(4, {"loss": 0.5})
+"""
+
+
+@pytest.mark.parametrize("columns", [0, 80])
+def test_a_bar_moves_on_a_terminal_of_any_width(columns):
+    terminal, inside = pty.openpty()
+    fcntl.ioctl(inside, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    with subprocess.Popen(
+        [sys.executable, "-c", TERMINAL],
+        env={**os.environ, "PYTHONPATH": ROOT},
+        stderr=inside,
+        stdout=inside,
+    ) as process:
+        assert process.wait(60) == 0
+    text = os.read(terminal, 10_000).decode()
+    os.close(terminal)
+    os.close(inside)
+    assert text.startswith("compiling")
+    assert "4/4" in text
+    assert "loss 0.5" in text
+
+
+def test_without_a_terminal_there_is_a_line_per_interval(capsys):
+    with Progress(4, shown=True) as progress:
+        progress.dispatched(1)
+        progress.logged(2, {"loss": 0.5, "grad_norm": 2.0})
+    assert capsys.readouterr().out == "step 2/4: loss 0.5, grad norm 2\n"
+
+
+# Several processes.
+
+
+@pytest.mark.parametrize(
+    ("given", "distributed", "message"),
+    [
+        (("a:1", 2, None), True, "go together"),
+        ((None, 2, 0), True, "go together"),
+        (("a:1", 2, 0), False, "without --distributed"),
+        (("a", 2, 0), True, "must be HOST:PORT; got a"),
+        (("a:b", 2, 0), True, "must be HOST:PORT"),
+        (("a:1", 2, 2), True, r"\[0, process-count\); got 2 of 2"),
+        (("a:1", 2, -1), True, "got -1 of 2"),
+        (("a:1", 0, 0), True, "got 0 of 0"),
+    ],
+)
+def test_how_processes_find_each_other_is_said_in_full(given, distributed, message):
+    with pytest.raises(ValueError, match=message):
+        join(*given, distributed=distributed)
+
+
+@pytest.mark.parametrize(
+    ("raised", "error", "message"),
+    [
+        (ValueError("no address"), ValueError, "no cluster is detected.*--coordinator"),
+        (RuntimeError("timed out\nmore"), ConnectionError, "joined: timed out$"),
+    ],
+)
+def test_where_no_cluster_is_detected_it_is_said(monkeypatch, raised, error, message):
+    def initialize(*_):
+        raise raised
+
+    monkeypatch.setattr("jax.distributed.initialize", initialize)
+    with pytest.raises(error, match=message):
+        join(None, None, None, distributed=True)
+
+
+def test_alone_nobody_is_joined(monkeypatch):
+    monkeypatch.setattr("jax.distributed.initialize", None)
+    join(None, None, None, distributed=False)
+    assert [agreement()(asked) for asked in (False, True)] == [False, True]

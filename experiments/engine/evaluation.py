@@ -6,6 +6,7 @@ its agreement is the classifier's accuracy on the held-out data.
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ def evaluate(run: Path, *, progress: bool = True) -> dict[str, dict[str, float]]
     Returns:
         Figures by sampler and name.
     """
+    say = partial(print, flush=True) if progress else lambda _: None
+    say("evaluating: measuring real data")
     trained = run_folder.restore(run)
     options = trained.experiment.evaluation.build()
     data = trained.experiment.data.build()
@@ -35,6 +38,7 @@ def evaluate(run: Path, *, progress: bool = True) -> dict[str, dict[str, float]]
     table = {"real": real | dict(reference.known)}
     groups = {"real": reference.real}
     for name, sampler in _samplers(trained).items():
+        say(f"evaluating: {len(reference.real)} samples, {name}")
         x, evaluations = samples.draw(
             trained,
             sampler,
@@ -46,15 +50,15 @@ def evaluate(run: Path, *, progress: bool = True) -> dict[str, dict[str, float]]
         )
         groups[name] = x
         table[name] = {"evaluations": evaluations} | reference.measure(x)
+    say("evaluating: drawing pictures")
     text = _markdown(table)
     result = {"step": trained.step, "samples": len(reference.real), "figures": table}
     write_atomically(run / "evaluation.json", json.dumps(result, indent=2) + "\n")
     write_atomically(run / "evaluation.md", text)
     data.draw_groups(groups, reference.labels, run / "samples.png")
     plots.loss_curves(read_metrics(run / "metrics.jsonl"), run / "loss.png")
-    if progress:
-        print(f"\n{len(reference.real)} samples against held-out data:\n\n{text}")
-        print(f"pictures, figures and checkpoints are in {run}", flush=True)
+    say(f"\n{len(reference.real)} samples against held-out data:\n\n{text}")
+    say(f"pictures, figures and checkpoints are in {run}")
     return table
 
 

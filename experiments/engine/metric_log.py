@@ -100,9 +100,9 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
     """Return the rows of a metrics file, without the lines that are damaged.
 
     A warning names each of these, except a last one that was cut off: its process was
-    killed while it wrote.
+    killed while it wrote. Without a file there are no rows.
     """
-    return list(_rows(path))
+    return list(_rows(path)) if path.is_file() else []
 
 
 def _rows(path: Path) -> Iterator[dict[str, float]]:
