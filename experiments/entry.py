@@ -12,6 +12,7 @@ What nobody expects, a bug, ends in a traceback.
 """
 
 import functools
+import logging
 import sys
 from collections.abc import Callable
 from typing import ParamSpec
@@ -28,6 +29,9 @@ def entry_point(main: Callable[P, None]) -> Callable[P, None]:
 
     @functools.wraps(main)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        if "absl.logging" in sys.modules:
+            # Orbax logs with its traceback what it raises as well.
+            logging.getLogger("absl").setLevel(logging.CRITICAL)
         try:
             main(*args, **kwargs)
         except (ValueError, OSError, ImportError, FloatingPointError) as error:

@@ -374,6 +374,41 @@ def test_no_bit_of_the_record_is_trusted(tmp_path, old):
     assert iterator.at == 8001
 
 
+FULL = """
+import resource, sys, jax, jax.numpy as jnp, optax
+from flowjax.training import Checkpointer, init_state
+params = {"w": jax.random.normal(jax.random.key(0), (200, 200))}
+state = init_state(jax.random.key(0), params, optax.sgd(0.1))
+resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+try:
+    with Checkpointer(sys.argv[1]) as checkpointer:
+        checkpointer.save(1, state)
+        checkpointer.wait()
+except OSError as error:
+    print(error)
+"""
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_said_in_a_line(tmp_path):
+    root = os.path.dirname(os.path.dirname(__file__))
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        # A file that is cut off must not be what other processes read.
+        env={
+            **os.environ,
+            "PYTHONPATH": root,
+            "JAX_ENABLE_COMPILATION_CACHE": "false",
+        },
+    )
+    (line,) = done.stdout.splitlines()
+    assert line.startswith(f"{tmp_path} can't be written: ")
+    assert "File too large" in line
+
+
 def test_a_record_of_an_earlier_version_is_no_damage(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint_record, "seal", lambda record: record)
     saved(tmp_path, 1)

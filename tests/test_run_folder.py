@@ -14,11 +14,13 @@ import types
 import pytest
 
 from experiments import plots
-from experiments.engine import metric_log, record
+from experiments.engine import metric_log, record, run
+from experiments.engine.experiment import TABLES
 from experiments.engine.files import write_atomically
 from experiments.engine.metric_log import MetricLog, Opening, read_metrics
 from experiments.engine.processes import agreement, join
 from experiments.engine.progress import Progress
+from tests.toy_experiment import Line, experiment_of, model_of, sgd
 
 ROOT = os.path.dirname(os.path.dirname(__file__))
 
@@ -243,6 +245,7 @@ def test_all_that_is_logged_is_drawn(tmp_path, monkeypatch):
 TERMINAL = """
 import sys
 from experiments.engine.progress import Progress
+from tests.toy_experiment import Line, experiment_of, model_of, sgd
 with Progress(4, shown=True) as progress:
     progress.say("compiling")
     for step in range(1, 5):
@@ -318,3 +321,64 @@ def test_alone_nobody_is_joined(monkeypatch):
     monkeypatch.setattr("jax.distributed.initialize", None)
     join(None, None, None, distributed=False)
     assert [agreement()(asked) for asked in (False, True)] == [False, True]
+
+
+# The configuration.
+
+
+def changed(*path, to):
+    """Return what changes one value of a configuration."""
+
+    def change(stored):
+        *places, last = path
+        for place in places:
+            stored = stored[place]
+        stored[last] = to
+
+    return change
+
+
+CONFIGURATIONS = {
+    "empty": b"",
+    "cut off": b'{"network": {"use',
+    "no object": b"[]",
+    "nothing": b"null",
+    "not UTF-8": b'{"network": "\xff\xfe"}',
+    "zeros": b"\x00" * 100,
+    "deep": b"[" * 100_000,
+    "a network that is none": changed("network", "use", to="unet"),
+    "a path that is none": changed("path", "use", to="../x"),
+    "no network": changed("network", to=None),
+    "an absurd width": changed("network", "width", to=10**9),
+    "a width beyond numbers": changed("network", "width", to=10**30),
+    "a width that is a word": changed("network", "width", to="wide"),
+    "no width": changed("network", "width", to=0),
+    "a negative width": changed("network", "width", to=-4),
+    "endless depth": changed("network", "depth", to=10**9),
+    "steps that are none": changed("training", "steps", to=[1]),
+    "no steps": changed("training", "steps", to=0),
+    "a rate that is none": changed("optimizer", "learning_rate", to="fast"),
+    "no shape": changed("example", to={}),
+    "a shape that is none": changed("example", to=[2]),
+    "an empty shape": changed("example", "event", to=[]),
+    "an absurd shape": changed("example", "event", to=[10**12]),
+    "absurd labels": changed("example", "num_classes", to=10**12),
+    "more than is read": changed("more", to=1),
+}
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_a_damaged_configuration_is_refused_by_name(tmp_path, monkeypatch, name):
+    monkeypatch.setitem(TABLES["data"], "line", Line)
+    monkeypatch.setitem(TABLES["optimizer"], "sgd", sgd)
+    path, damage = tmp_path / "config.json", CONFIGURATIONS[name]
+    if isinstance(damage, bytes):
+        path.write_bytes(damage)
+    else:
+        run.claim(tmp_path, model_of(experiment_of("mean_flow"))[0])
+        run.load(tmp_path)
+        stored = json.loads(path.read_text())
+        damage(stored)
+        path.write_text(json.dumps(stored))
+    with pytest.raises(ValueError, match=rf"^{path} (can't be read: |lacks)"):
+        run.load(tmp_path)

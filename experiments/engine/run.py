@@ -28,7 +28,11 @@ from experiments.language.sentence import Use
 from flowjax.training import Checkpointer, TrainState
 from flowjax.typing import VelocityField
 
-_Positive = Annotated[int, msgspec.Meta(gt=0)]
+LARGEST = 2**20
+"""A size that no network here comes near to; with such a one nothing would ever end."""
+
+_Size = Annotated[int, msgspec.Meta(gt=0, le=LARGEST)]
+_Event = Annotated[tuple[_Size, ...], msgspec.Meta(min_length=1)]
 
 
 def load(run: Path) -> Model:
@@ -45,13 +49,29 @@ def load(run: Path) -> Model:
     try:
         shape = stored.pop("example", {})
         experiment = from_dict(stored)
-        event = msgspec.convert(shape["event"], tuple[_Positive, ...])
-        classes = msgspec.convert(shape["num_classes"], _Positive | None)
-        return Model(experiment, Example(event, classes))
+        shape = msgspec.convert(shape, dict[str, Any])
+        event = msgspec.convert(shape["event"], _Event)
+        classes = msgspec.convert(shape["num_classes"], _Size | None)
+        model = Model(experiment, Example(event, classes))
+        _check(model)
+        return model
     except KeyError as error:
         raise ValueError(f"{path} lacks the data's {error}") from error
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path} can't be read: {error}") from error
+
+
+def _check(model: Model) -> None:
+    """Raise ValueError for a value that is out of range; opens no data."""
+    for leaf in leaves(model.experiment.sentence):
+        sized = leaf.place[0] in ("network", "method") and isinstance(leaf.value, int)
+        if sized and leaf.value > LARGEST:
+            raise ValueError(f"{leaf.flag} is absurd: {leaf.value}")
+    for name, part in vars(model.experiment).items():
+        if name not in ("network", "optimizer"):  # they need what the road gives
+            part.build()
+    # Abstract arrays need no memory. A network looks at its sizes when it is called.
+    jax.eval_shape(model.init, jax.random.key(0))
 
 
 def claim(

@@ -300,6 +300,11 @@ def _listed(names: list[str]) -> str:
 
 
 def _headline(error: Exception) -> str:
-    """Return the first line: TensorStore appends the whole specification of a store."""
-    first = (str(error).splitlines() or [""])[0]
-    return f"{type(error).__name__}: {first[:300]}"
+    """Return the first line: TensorStore appends the whole specification of a store.
+
+    What happened stands at its beginning, and why at its end.
+    """
+    first = (str(error).splitlines() or [""])[0].partition(" [tensorstore_spec")[0]
+    if len(first) > 300:
+        first = f"{first[:140]} … {first[-140:]}"
+    return f"{type(error).__name__}: {first}"
