@@ -13,6 +13,7 @@ What nobody expects, a bug, ends in a traceback.
 
 import functools
 import logging
+import os
 import sys
 from collections.abc import Callable
 from typing import ParamSpec
@@ -35,6 +36,7 @@ def entry_point(main: Callable[P, None]) -> Callable[P, None]:
         try:
             main(*args, **kwargs)
         except (ValueError, OSError, ImportError, FloatingPointError) as error:
+            _leave_others(f"error: {error}")
             raise SystemExit(f"error: {error}") from error
         except Stopped as stopped:
             print(stopped, file=sys.stderr, flush=True)
@@ -44,3 +46,14 @@ def entry_point(main: Callable[P, None]) -> Callable[P, None]:
             raise SystemExit(130) from interrupt
 
     return run
+
+
+def _leave_others(text: str) -> None:
+    """End at once where there are other processes.
+
+    To end in order is to wait for all of them, and they wait for this one.
+    """
+    jax = sys.modules.get("jax")
+    if jax is not None and jax.distributed.is_initialized():
+        print(text, file=sys.stderr, flush=True)
+        os._exit(1)

@@ -151,6 +151,23 @@ def test_an_entry_point_ends_in_a_sentence(error, code, capsys):
     assert ("a sentence" in capsys.readouterr().err) == isinstance(error, Stopped)
 
 
+def test_an_error_does_not_wait_for_the_other_processes(monkeypatch, capsys):
+    """They wait for this one: in a barrier, for minutes."""
+
+    def leave(code):
+        raise SystemExit(f"at once, {code}")
+
+    @entry.entry_point
+    def main():
+        raise ValueError("a sentence")
+
+    monkeypatch.setattr("jax.distributed.is_initialized", lambda: True)
+    monkeypatch.setattr("os._exit", leave)
+    with pytest.raises(SystemExit, match="at once, 1"):
+        main()
+    assert capsys.readouterr().err == "error: a sentence\n"
+
+
 def test_every_entry_point_ends_so():
     modules = [m.name for m in pkgutil.iter_modules(experiments.__path__)]
     modules = [m for m in modules if (ROOT / "experiments" / f"{m}.py").is_file()]

@@ -18,7 +18,7 @@ from experiments.engine.model import Guidance, Model
 from experiments.engine.processes import agreement
 from experiments.engine.progress import Progress, describe
 from experiments.engine.road import make_loss, make_prepare, open_batches, try_once
-from experiments.engine.stopping import Stop, Stopped
+from experiments.engine.stopping import NOTHING_LOST, Stop, Stopped
 from experiments.engine.teachers import Teacher
 from flowjax.data import BatchIterator
 from flowjax.training import (
@@ -132,6 +132,7 @@ def train(
         Stopped: after a stop that was asked for; the step it names is saved.
     """
     stop = Stop() if stop is None else stop
+    stop.so_far = NOTHING_LOST
     with contextlib.ExitStack() as stack:
         if jax.process_count() > 1:
             # One that left on its own would leave the others waiting for it.

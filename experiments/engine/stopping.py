@@ -20,6 +20,9 @@ REPEATED = 1.0
 on what the terminal has sent to the whole group already."""
 
 
+NOTHING_LOST = "nothing is lost: the same command goes on"
+
+
 class Stopped(KeyboardInterrupt):
     """What was asked to stop has stopped, and the same command goes on.
 
@@ -42,7 +45,7 @@ class Stop:
 
     def __init__(self) -> None:
         self.asked = False
-        self.so_far = "nothing is lost: the same command goes on"
+        self.so_far = NOTHING_LOST
         self._held = False
         self._restore: Callable[[], None] = lambda: None
 
