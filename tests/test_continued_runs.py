@@ -11,6 +11,7 @@ from experiments.engine import loop, record, run
 from experiments.engine.experiment import TABLES, Evaluation, Training
 from experiments.engine.extension import takes_the_same_steps
 from experiments.engine.optimizers import adamw
+from experiments.engine.preview import draw_preview
 from experiments.engine.road import open_batches
 from experiments.language.sentence import options_of, use
 from flowjax.training import Checkpointer
@@ -48,7 +49,7 @@ def test_a_finished_run_goes_on_where_no_schedule_knows_its_end(tmp_path):
     train(tmp_path / "run")
     extended = train(tmp_path / "run", training={"steps": 6})
     chex.assert_trees_all_equal(extended, whole)
-    with pytest.raises(ValueError, match=r"6 steps already; training\.steps is 4"):
+    with pytest.raises(ValueError, match=r"training\.steps: 6 -> 4$"):
         train(tmp_path / "run")
 
 
@@ -166,6 +167,15 @@ def test_what_is_intact_and_how_to_go_on_is_said(tmp_path, monkeypatch):
             train(tmp_path)
         assert steps_in(tmp_path) == [2]
     monkeypatch.undo()
+
+
+def test_a_preview_that_is_not_finite_is_no_picture(tmp_path):
+    model, _ = model_of(experiment())
+    state = model.init(jax.random.key(0))
+    broken = jax.tree.map(lambda x: x * np.nan, state.ema_params)
+    with pytest.warns(UserWarning, match="no picture of step 0: .* not all finite"):
+        draw_preview(model, state._replace(ema_params=broken), tmp_path)
+    assert not any(tmp_path.iterdir())
 
 
 # Another process.

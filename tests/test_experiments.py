@@ -265,12 +265,14 @@ def test_sampling_adaptively_with_guidance(digits_run, tmp_path):
 
 def test_what_is_said_wins_over_the_small_form(tmp_path):
     flags = ["--smoke", "--training.steps", "4", "--network.depth", "1"]
+    flags += ["--training.previews"]
     code, output = call(
         "train", "density_mean_flow", *flags, "--run", tmp_path / "r", cwd=tmp_path
     )
     assert code == 0, output
     assert "step 4/4" in output
     assert loaded(tmp_path / "r").network["depth"] == 1
+    assert [p.name for p in (tmp_path / "r/previews").iterdir()] == ["00000004.png"]
 
 
 def test_a_run_that_was_told_the_guidance_is_sampled_by_it(tmp_path):

@@ -44,6 +44,7 @@ class Training:
         log_every: steps between two lines of metrics.
         checkpoint_every: steps between two checkpoints; a multiple of log_every.
         keep_checkpoints: how many of the newest checkpoints stay.
+        previews: draw samples at every checkpoint; not with several processes.
     """
 
     steps: int = 2500
@@ -57,9 +58,10 @@ class Training:
     log_every: int = 50
     checkpoint_every: int = 500
     keep_checkpoints: int = 3
+    previews: bool = False
 
     may_differ: ClassVar = frozenset(
-        {"log_to", "log_every", "checkpoint_every", "keep_checkpoints"}
+        {"log_to", "log_every", "checkpoint_every", "keep_checkpoints", "previews"}
     )
     """Options that may change in a continued run: they don't change what is trained."""
 

@@ -15,6 +15,7 @@ from experiments.engine.experiment import Experiment, Training, to_dict
 from experiments.engine.extension import takes_the_same_steps
 from experiments.engine.metric_log import MetricLog, Opening
 from experiments.engine.model import Guidance, Model
+from experiments.engine.preview import draw_preview
 from experiments.engine.processes import agreement
 from experiments.engine.progress import Progress, describe
 from experiments.engine.road import make_loss, make_prepare, open_batches, try_once
@@ -157,7 +158,8 @@ def train(
         )
         state, first = _restore(executor, checkpointer, batches, model)
         shown.say(_plan(first, experiment.training["steps"]))
-        work = Work(executor, batches, checkpointer, _open_log(run, model, first))
+        log = _open_log(run, model, first)
+        work = Work(run, executor, batches, checkpointer, log)
         stack.enter_context(stop.hold())
         state = _Loop(model, work, shown, stop).run(state, first)
         stop.so_far = "the training is complete: the same command only evaluates"
@@ -171,23 +173,12 @@ def _restore(
     batches: BatchIterator,
     model: Model,
 ) -> tuple[TrainState, int]:
-    """Return the state to go on from, and the steps that it has taken.
-
-    Raises:
-        ValueError: if the run has taken more steps than are asked for.
-    """
-    training = model.experiment.training
-    state = executor.init(jax.random.key(training["seed"]))
+    """Return the state to go on from, and the steps that it has taken."""
+    state = executor.init(jax.random.key(model.experiment.training["seed"]))
     restored = checkpointer.restore(executor.gather(state), batches)
     if restored is None:
         return state, 0
-    gathered, first = restored
-    if first > training["steps"]:
-        raise ValueError(
-            f"the run has taken {first} steps already; training.steps is "
-            f"{training['steps']}"
-        )
-    return executor.scatter(gathered), first
+    return executor.scatter(restored[0]), restored[1]
 
 
 def _plan(first: int, steps: int) -> str:
@@ -210,12 +201,14 @@ class Work(NamedTuple):
     """What a training works with.
 
     Attributes:
+        run: the run folder.
         executor: the compiled step.
         batches: the data.
         checkpointer: where states go.
         log: where metrics go; None in a process that writes none.
     """
 
+    run: Path
     executor: Executor
     batches: BatchIterator
     checkpointer: Checkpointer
@@ -226,6 +219,7 @@ class _Loop:
     """The training loop: what happens at every, some and the last of the steps."""
 
     def __init__(self, model: Model, work: Work, shown: Progress, stop: Stop):
+        self._model = model
         self._training: Training = model.experiment.training.build()
         self._work = work
         self._shown = shown
@@ -282,6 +276,8 @@ class _Loop:
         gathered = self._work.executor.gather(state)
         self._work.checkpointer.save(step, gathered, self._work.batches)
         self._saved = step
+        if self._training.previews and jax.process_count() == 1:
+            draw_preview(self._model, gathered, self._work.run)
 
     def _leave(self, step: int) -> None:
         self._work.checkpointer.wait()

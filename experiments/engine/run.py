@@ -4,6 +4,7 @@ config.json        the experiment with all defaults, and the shape of its data
 record.json        every start: command, code, versions, machine
 metrics.jsonl      one line of metrics per logging interval
 checkpoints/       the newest states, written by orbax
+previews/          samples at the checkpoints, where they are asked for
 lock               who is training here
 loss.png, samples.png, evaluation.json, evaluation.md
 tuning.json, tuning.png, sampler.json, likelihood.json: what those scripts found
@@ -120,7 +121,7 @@ def _check_same(
 ) -> None:
     lines = {f: f"{f}: {a} -> {b}" for f, (a, b) in changed.items() if f not in free}
     steps = "training.steps"
-    if [*lines] == [steps]:
+    if [*lines] == [steps] and changed[steps][0] < changed[steps][1]:
         if same_steps(changed[steps][0]):
             return
         lines[steps] += (
