@@ -12,18 +12,17 @@ from pathlib import Path
 import tyro
 
 from experiments.engine.evaluation import evaluate
+from experiments.entry import entry_point
 
 
+@entry_point
 def main(run: tyro.conf.Positional[Path]) -> None:
     """Evaluate a run.
 
     Args:
         run: the run folder.
     """
-    try:
-        evaluate(run)
-    except (ValueError, FileNotFoundError, ImportError) as error:
-        raise SystemExit(f"error: {error}") from error
+    evaluate(run)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,9 @@ import tyro
 from jaxtyping import Array
 
 from experiments.engine import run as run_folder
+from experiments.engine.files import write_atomically
 from experiments.engine.run import Trained
+from experiments.entry import entry_point
 from flowjax.interpolants import Interpolant, time_of_ratio
 from flowjax.likelihood import dequantisation, draw_probes, log_density
 from flowjax.likelihood.dequantisation import Dequantisation
@@ -177,6 +179,7 @@ def _mean_over_repeats(
     return values.mean(0)
 
 
+@entry_point
 def main(
     run: tyro.conf.Positional[Path],
     options: tyro.conf.OmitArgPrefixes[Options] = Options(),
@@ -187,14 +190,9 @@ def main(
         run: the run folder.
         options: what to estimate, and how well.
     """
-    try:
-        figures = estimate(run_folder.restore(run), options)
-    except (ValueError, FileNotFoundError, FloatingPointError, ImportError) as error:
-        raise SystemExit(f"error: {error}") from error
+    figures = estimate(run_folder.restore(run), options)
     result = figures | {"options": dataclasses.asdict(options)}
-    run_folder.write_atomically(
-        run / "likelihood.json", json.dumps(result, indent=2) + "\n"
-    )
+    write_atomically(run / "likelihood.json", json.dumps(result, indent=2) + "\n")
     print(
         f"at most {figures['bits_per_dimension']:.4f} bits per dimension, standard "
         f"error {figures['standard_error']:.4f} over {figures['examples']} held-out "

@@ -1,5 +1,6 @@
 """The pictures of a run: loss curves, samples beside real data."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -14,18 +15,35 @@ from matplotlib.ticker import NullFormatter
 
 
 def loss_curves(rows: list[dict[str, float]], path: Path) -> None:
-    """Draw loss and gradient norm against the step.
+    """Draw everything that was logged against the step, a panel each.
 
     Args:
-        rows: the lines of a metrics file.
-        path: where to write the PNG.
+        rows: the lines of a metrics file; not every one must have every metric.
+        path: where to write the PNG; nothing is written without metrics.
     """
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
-    steps = [row["step"] for row in rows]
-    for axis, name in zip(axes, ("loss", "grad_norm"), strict=True):
-        axis.plot(steps, [row[name] for row in rows], lw=1)
+    logged = {name for row in rows for name in row} - {"step"}
+    if not logged:
+        return
+    first = [name for name in ("loss", "grad_norm") if name in logged]
+    names = [*first, *sorted(logged - {*first})]
+    width = min(len(names), 3)
+    height = math.ceil(len(names) / width)
+    figure, axes = plt.subplots(
+        height,
+        width,
+        figsize=(4.2 * width, 2.8 * height),
+        layout="constrained",
+        squeeze=False,
+    )
+    for axis in axes.flat[len(names) :]:
+        axis.axis("off")
+    for axis, name in zip(axes.flat, names, strict=False):
+        steps, values = zip(
+            *[(r["step"], r[name]) for r in rows if name in r], strict=True
+        )
+        axis.plot(steps, values, lw=1)
         axis.set(title=name.replace("_", " "), xlabel="step")
-        if all(row[name] > 0 for row in rows):
+        if all(value > 0 for value in values):
             axis.set_yscale("log")
         axis.grid(alpha=0.3)
     _save(figure, path)

@@ -14,9 +14,11 @@ from typing import Annotated
 
 import tyro
 
+from experiments.entry import entry_point
 from flowjax.data.image_sets import find_builder, labelled_images
 
 
+@entry_point
 def main(
     name: Annotated[str, tyro.conf.Positional],
     data_dir: pathlib.Path | None = None,
@@ -41,8 +43,6 @@ def main(
     except FileNotFoundError:
         _prepare(name, data_dir, manual_dir)
         builder = find_builder(name, data_dir)
-    except ValueError as error:
-        raise SystemExit(f"{error}") from error
     print(f"{name} is in {builder.data_dir}")
     print(", ".join(f"{k}: {v.num_examples}" for k, v in builder.info.splits.items()))
 
@@ -51,17 +51,14 @@ def _prepare(
     name: str, data_dir: pathlib.Path | None, manual_dir: pathlib.Path | None
 ) -> None:
     if importlib.util.find_spec("tensorflow") is None:
-        raise SystemExit(
-            f"Preparing {name} needs TensorFlow, the extra `prepare`: "
+        raise ImportError(
+            f"preparing {name} needs TensorFlow, the extra `prepare`: "
             "pip install 'flowjax-matching[prepare]' (reading it afterwards does not)."
         )
     import tensorflow_datasets as tfds
 
     builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
-    try:
-        labelled_images(name, builder.info.features)  # before hours of downloading
-    except ValueError as error:
-        raise SystemExit(f"{error}") from error
+    labelled_images(name, builder.info.features)  # before hours of downloading
     config = tfds.download.DownloadConfig(manual_dir=manual_dir)
     if manual_dir is not None:
         # MNIST and its relatives share their files' names, so that one's extracted

@@ -25,6 +25,7 @@ from experiments.engine.experiment import TABLES
 from experiments.engine.model import Guidance
 from experiments.engine.run import Trained
 from experiments.engine.sampling import Jumps, Sampler, Tuned
+from experiments.entry import entry_point
 from experiments.language import command
 from experiments.language.sentence import Use, label, options_of, use
 from flowjax.guidance import rules
@@ -180,22 +181,20 @@ def _conditions(trained: Trained, options: Command) -> dict[str, np.ndarray]:
     return row
 
 
+@entry_point
 def main(arguments: Sequence[str]) -> None:
     """Parse ``RUN [--joint NAME] [--option VALUE] …`` and sample."""
     given = [a for a in arguments[:1] if not a.startswith("-")]
-    try:
-        said = command.parse(
-            Use(Command),
-            TABLES,
-            arguments[len(given) :],
-            program="python -m experiments.sample RUN",
-            description="Sample from the newest checkpoint of a run folder.",
-        )
-        if not given:
-            raise ValueError("sample needs the run folder as its first argument")
-        print(sample(Path(given[0]), said.build()))
-    except (ValueError, FileNotFoundError, ImportError, FloatingPointError) as error:
-        raise SystemExit(f"error: {error}") from error
+    said = command.parse(
+        Use(Command),
+        TABLES,
+        arguments[len(given) :],
+        program="python -m experiments.sample RUN",
+        description="Sample from the newest checkpoint of a run folder.",
+    )
+    if not given:
+        raise ValueError("sample needs the run folder as its first argument")
+    print(sample(Path(given[0]), said.build()))
 
 
 if __name__ == "__main__":

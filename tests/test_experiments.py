@@ -20,6 +20,7 @@ from experiments import compare, configs, train
 from experiments.data.points import Mixture
 from experiments.engine import evaluation, loop, run, samples
 from experiments.engine.experiment import TABLES, smoke
+from experiments.engine.metric_log import read_metrics
 from experiments.engine.model import Guidance, Model
 from experiments.engine.road import open_batches
 from experiments.engine.sampling import DIFFUSIONS, SOLVERS, Jumps, Multistep, Sde
@@ -93,7 +94,7 @@ def test_the_default_run_leaves_what_it_promises(digits_run):
     folder, output = digits_run
     assert "step 8/8" in output
     assert loaded(folder) == smoke(configs.get(configs.DEFAULT))
-    rows = run.read_metrics(folder / "metrics.jsonl")
+    rows = read_metrics(folder / "metrics.jsonl")
     assert [row["step"] for row in rows] == [2, 4, 6, 8]
     figures = json.loads((folder / "evaluation.json").read_text())["figures"]
     assert list(figures) == ["real", "1-step", "2-step", "4-step", "ODE"]
@@ -264,12 +265,14 @@ def test_sampling_adaptively_with_guidance(digits_run, tmp_path):
 
 def test_what_is_said_wins_over_the_small_form(tmp_path):
     flags = ["--smoke", "--training.steps", "4", "--network.depth", "1"]
+    flags += ["--training.previews"]
     code, output = call(
         "train", "density_mean_flow", *flags, "--run", tmp_path / "r", cwd=tmp_path
     )
     assert code == 0, output
     assert "step 4/4" in output
     assert loaded(tmp_path / "r").network["depth"] == 1
+    assert [p.name for p in (tmp_path / "r/previews").iterdir()] == ["00000004.png"]
 
 
 def test_a_run_that_was_told_the_guidance_is_sampled_by_it(tmp_path):
@@ -343,9 +346,7 @@ def test_a_killed_run_continues_bit_for_bit(tmp_path):
     assert whole.keys() == killed.keys()
     for name in whole:
         np.testing.assert_array_equal(whole[name], killed[name], err_msg=name)
-    rows = [
-        run.read_metrics(tmp_path / r / "metrics.jsonl") for r in ("whole", "killed")
-    ]
+    rows = [read_metrics(tmp_path / r / "metrics.jsonl") for r in ("whole", "killed")]
     assert [[r["step"], r["loss"]] for r in rows[0]] == [
         [r["step"], r["loss"]] for r in rows[1]
     ]
@@ -504,30 +505,3 @@ def test_the_list_of_experiments_is_printed(capsys):
     text = capsys.readouterr().out
     for name in ("cifar10_mean_flow", "alpha_flow", *TABLES["path"]):
         assert name in text
-
-
-def test_a_cut_off_metrics_line_is_dropped(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    path.write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "loss": 1.0}\n{"step": 3')
-    log = run.MetricLog(path, first_step=1)
-    log.write(2, {"loss": 0.5})
-    assert [row["loss"] for row in run.read_metrics(path)] == [2.0, 0.5]
-
-
-def test_metrics_go_to_other_writers_too(tmp_path, monkeypatch):
-    seen = []
-    monkeypatch.setitem(
-        run.WRITERS, "tensorboard", lambda folder: lambda *row: seen.append(row)
-    )
-    log = run.MetricLog(tmp_path / "m.jsonl", first_step=0, log_to=["tensorboard"])
-    log.write(3, {"loss": 0.5})
-    assert seen == [(3, {"loss": 0.5})]
-
-
-@pytest.mark.parametrize(
-    ("name", "module"), [("tensorboard", "tensorboardX"), ("wandb", "wandb")]
-)
-def test_a_writer_that_is_not_installed_is_named(name, module, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(ImportError, match=rf"`{module}` is not installed.*\[log\]"):
-        run.MetricLog(tmp_path / "m.jsonl", first_step=0, log_to=[name])

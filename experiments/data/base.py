@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -132,6 +132,9 @@ class Example(NamedTuple):
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Dataset:
     """One data set, opened only where it says so."""
+
+    may_differ: ClassVar[frozenset[str]] = frozenset()
+    """Options that may change in a continued run: they don't change what is trained."""
 
     def example(self) -> Example:
         """Return what the examples look like; may open the data.

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from experiments.data.base import Example, Rows
 from experiments.data.images import split_rows
@@ -37,6 +37,8 @@ class FileRows(Rows):
     file: str
     test_file: str | None = None
     test_share: float = 0.1
+
+    may_differ: ClassVar = frozenset({"file", "test_file"})
 
     def open(self, file: str, like: Opened | None) -> Opened:
         """Read a file; one that is held out is scaled ``like`` the other.

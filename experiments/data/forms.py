@@ -272,7 +272,8 @@ class TableForm(_Entries):
         plots.pairs(shown, [c.name for c, _ in chosen], path)
 
 
-_Positive = Annotated[int, msgspec.Meta(gt=0)]
+# Larger than any that a network here comes near to; nothing would ever end.
+_Positive = Annotated[int, msgspec.Meta(gt=0, le=2**20)]
 _Names, _Numbers = tuple[str, ...], tuple[float, ...]
 _ENTRIES = {
     "num_classes": _Positive | None,  # pyright: ignore[reportOperatorIssue]
@@ -302,7 +303,8 @@ def decode_example(stored: Any) -> Example:
         KeyError: if an entry is missing.
         ValueError: if one is not of its type, or they do not fit each other.
     """
-    event = msgspec.convert(stored["event"], tuple[_Positive, ...])
+    sizes = Annotated[tuple[_Positive, ...], msgspec.Meta(min_length=1)]
+    event = msgspec.convert(stored["event"], sizes)
     given = msgspec.convert(stored["conditions"], dict[str, Any])
     conditions = Conditions(
         **{name: msgspec.convert(given[name], kind) for name, kind in _ENTRIES.items()}

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Array
@@ -109,6 +109,8 @@ class Tfds(ImageSet):
     train_split: str = "train"
     test_split: str = "test"
 
+    may_differ: ClassVar = frozenset({"data_dir", "test_split"})
+
     def source(self, *, held_out: bool) -> ImageSource:
         """Open one of the splits."""
         split = self.test_split if held_out else self.train_split
@@ -155,6 +157,8 @@ class Images(ImageSet):
     cache: str | None = None
     test_folder: str | None = None
     test_share: float = 0.1
+
+    may_differ: ClassVar = frozenset({"folder", "cache", "test_folder"})
 
     def source(self, *, held_out: bool) -> ImageSource:
         """Open the folder, or the part of it that is asked for.

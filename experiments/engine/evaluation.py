@@ -6,12 +6,15 @@ its agreement is the classifier's accuracy on the held-out data.
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from experiments import plots
 from experiments.engine import run as run_folder
 from experiments.engine import samples
+from experiments.engine.files import write_atomically
+from experiments.engine.metric_log import read_metrics
 from experiments.engine.model import Guidance
 from experiments.engine.run import Trained
 from experiments.engine.sampling import Jumps, Ode, Sampler
@@ -25,6 +28,8 @@ def evaluate(run: Path, *, progress: bool = True) -> dict[str, dict[str, float]]
     Returns:
         Figures by sampler and name.
     """
+    say = partial(print, flush=True) if progress else lambda _: None
+    say("evaluating: measuring real data")
     trained = run_folder.restore(run)
     options = trained.experiment.evaluation.build()
     data = trained.experiment.data.build()
@@ -35,6 +40,7 @@ def evaluate(run: Path, *, progress: bool = True) -> dict[str, dict[str, float]]
     table = {"real": real | dict(reference.known)}
     groups = {"real": real_x}
     for name, sampler in _samplers(trained).items():
+        say(f"evaluating: {count} samples, {name}")
         x, evaluations = samples.draw(
             trained,
             sampler,
@@ -46,17 +52,15 @@ def evaluate(run: Path, *, progress: bool = True) -> dict[str, dict[str, float]]
         )
         groups[name] = x
         table[name] = {"evaluations": evaluations} | reference.measure(x)
+    say("evaluating: drawing pictures")
     text = _markdown(table)
     result = {"step": trained.step, "samples": count, "figures": table}
-    run_folder.write_atomically(
-        run / "evaluation.json", json.dumps(result, indent=2) + "\n"
-    )
-    run_folder.write_atomically(run / "evaluation.md", text)
+    write_atomically(run / "evaluation.json", json.dumps(result, indent=2) + "\n")
+    write_atomically(run / "evaluation.md", text)
     form.draw_groups(groups, reference.real, run / "samples.png")
-    plots.loss_curves(run_folder.read_metrics(run / "metrics.jsonl"), run / "loss.png")
-    if progress:
-        print(f"\n{count} samples against held-out data:\n\n{text}")
-        print(f"pictures, figures and checkpoints are in {run}", flush=True)
+    plots.loss_curves(read_metrics(run / "metrics.jsonl"), run / "loss.png")
+    say(f"\n{count} samples against held-out data:\n\n{text}")
+    say(f"pictures, figures and checkpoints are in {run}")
     return table
 
 
