@@ -85,7 +85,8 @@ def claim(
 
     Raises:
         ValueError: if something was trained there under another experiment or on data
-            that looked otherwise, or one of another version of the code that says what this one does not read.
+            that looked otherwise, or one of another version of the code that says what
+            this one does not read.
         FileNotFoundError: if there are checkpoints, but no configuration.
     """
     run.mkdir(parents=True, exist_ok=True)
