@@ -1,6 +1,5 @@
 """What a training says while it works."""
 
-import shutil
 import sys
 from collections.abc import Mapping
 
@@ -37,12 +36,7 @@ class Progress:
             return
         if self._bar is None:
             self._bar = tqdm(
-                total=self._steps,
-                initial=step - 1,
-                unit="step",
-                smoothing=0.05,
-                # Of a terminal that says it has none tqdm would believe it.
-                ncols=shutil.get_terminal_size().columns,
+                total=self._steps, initial=step - 1, unit="step", smoothing=0.05
             )
         self._bar.update(step - self._bar.n)
 

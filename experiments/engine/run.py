@@ -185,6 +185,7 @@ def restore(run: Path) -> Trained:
 
     Raises:
         FileNotFoundError: if the folder holds no configuration or no checkpoint.
+        OSError: if all checkpoints are damaged.
         ValueError: if the configuration can't be read.
     """
     model = load(run)

@@ -62,7 +62,8 @@ class Stop:
 
         def restore() -> None:
             for number, handler in handlers.items():
-                signal.signal(number, handler)
+                if handler is not None:  # not one of Python's
+                    signal.signal(number, handler)
             signal.set_wakeup_fd(wakeup)
             os.close(waking)
             thread.join()
