@@ -398,7 +398,7 @@ def test_load_arrays_scales_to_the_unit_range(data_dir):
 
 
 def test_source_errors(data_dir, tmp_path):
-    command = r"python -m experiments.prepare_data mnist --data-dir"
+    command = r"flowjax.data.prepare_image_set\('mnist', data_dir="
     with pytest.raises(FileNotFoundError, match=command):
         load_source("mnist", "train", data_dir=data_dir)
     with pytest.raises(ValueError, match=r"'digits' or an image set.*got 'mnits'"):
@@ -602,13 +602,15 @@ def test_prepare_data_command(data_dir, capsys, monkeypatch):
     for name in ("digits", "tiny_images"):
         prepare_data.main(name, data_dir=data_dir)
     shown = capsys.readouterr().out
-    assert f"sklearn_digits is in {data_dir}" in shown
+    assert f"digits is in {data_dir}" in shown
     assert "train: 1500, test: 297" in shown
     assert "train: 7" in shown
     with pytest.raises(SystemExit, match="got 'mnits'"):
         prepare_data.main("mnits", data_dir=data_dir)
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(SystemExit, match=r"TensorFlow.*flowjax-matching\[prepare\]"):
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    with pytest.raises(
+        SystemExit, match=r"`tensorflow` is not installed.*'tensorflow>="
+    ):
         prepare_data.main("mnist", data_dir=data_dir)
 
 

@@ -25,6 +25,7 @@ from flowjax.data.densities import (
 )
 from flowjax.data.image_folders import load_image_folder
 from flowjax.data.image_sets import ImageSource, load_arrays, load_source
+from flowjax.data.preparing import prepare_image_set
 from flowjax.data.rows import (
     ArrayRows,
     RecordRows,
@@ -55,6 +56,7 @@ __all__ = [
     "load_image_folder",
     "load_source",
     "open_arrays",
+    "prepare_image_set",
     "rings",
     "row_batches",
     "s_curve",

@@ -251,18 +251,18 @@ def find_builder(name: str, data_dir: str | os.PathLike[str] | None) -> Any:
             ) from error
         raise FileNotFoundError(
             f"`{name}` is not prepared in {data_dir or 'the default data directory'}; "
-            f"run once: {_command(name)}"
-            + (f" --data-dir {data_dir}" if data_dir else "")
+            f"call once: {_command(name, data_dir)}"
         ) from error
     formats = builder.info.available_file_formats()
     if formats.isdisjoint(tfds.core.FileFormat.with_random_access()):
         raise ValueError(
             f"`{name}` in {builder.data_dir} has no random access, being stored as "
             f"{', '.join(form.value for form in formats)}; prepare it as array_record "
-            f"in another place: {_command(name)} --data-dir DIR"
+            f"in another place: {_command(name, 'DIR')}"
         )
     return builder
 
 
-def _command(name: str) -> str:
-    return f"python -m experiments.prepare_data {name}"
+def _command(name: str, data_dir: str | os.PathLike[str] | None) -> str:
+    place = "" if data_dir is None else f", data_dir={os.fspath(data_dir)!r}"
+    return f"flowjax.data.prepare_image_set({name!r}{place})"
