@@ -50,6 +50,8 @@ class Command:
         guidance: classifier-free guidance scale; 1 is none.
         rule: how the guided prediction is formed; optimal_scale is CFG-Zero*'s.
         interval: times at which to guide.
+        step: which checkpoint; None: the newest.
+        averaged: sample the averaged parameters, or those that the optimiser has moved.
         seed: determines the noise.
         batch_size: samples drawn at a time.
         out: where to write, without suffix; None: a name after the sampler in the run
@@ -66,6 +68,8 @@ class Command:
     guidance: float = 1.0
     rule: Use = use(rules.extrapolation)
     interval: tuple[float, float] = (0.0, 1.0)
+    step: int | None = None
+    averaged: bool = True
     seed: int = 0
     batch_size: int = 500
     out: str | None = None
@@ -112,6 +116,10 @@ class Command:
             words.append("_".join(f"{t:g}" for t in self.interval))
         if self.seed:
             words.append(f"seed_{self.seed}")
+        if self.step is not None:
+            words.append(f"step_{self.step}")
+        if not self.averaged:
+            words.append("raw")
         return "".join(f"_{word}" for word in words)
 
 
@@ -130,13 +138,13 @@ def _name(sampling: Use) -> str:
 
 
 def sample(run: Path, options: Command) -> str:
-    """Sample from the newest checkpoint of a run; return what was done.
+    """Sample from a checkpoint of a run; return what was done.
 
     Raises:
         ValueError: if the run can't be sampled in this way.
         FileNotFoundError: if the folder holds no run or no such sampler.
     """
-    trained = run_folder.restore(run)
+    trained = run_folder.restore(run, step=options.step, averaged=options.averaged)
     sampler, name = options.sampler(run)
     row = _conditions(trained, options)
     x, evaluations = samples.draw(

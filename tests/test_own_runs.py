@@ -1,5 +1,6 @@
 """Runs on data of one's own, from the command line to samples without the data."""
 
+import json
 import shutil
 
 import jax
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import configs, likelihood, sample
+from experiments import configs, evaluate, likelihood, sample
 from experiments.data import register
 from experiments.data.records import RecordSet
 from experiments.engine import run
@@ -134,3 +135,28 @@ def _check_samples(tmp_path):
     for flags, message in REFUSED:
         with pytest.raises(SystemExit, match=message):
             sample.main([str(tmp_path / "r"), "--count", "2", *flags])
+
+
+def test_a_checkpoint_and_the_parameters_are_chosen(tmp_path):
+    experiment = smoke(configs.get("density_flow_matching"))
+    experiment = experiment.vary(evaluation={"steps": (1,), "samples": 30})
+    folder = tmp_path / "r"
+    with jax.numpy_dtype_promotion("standard"):
+        train(experiment, folder, progress=False)
+        drawn = {}
+        for flags in ([], ["--step", "4"], ["--no-averaged"], ["--step", "8"]):
+            sample.main([str(folder), "--count", "5", "--grid.steps", "2", *flags])
+            (newest,) = set(folder.glob("samples_*.npz")) - drawn.keys()
+            with np.load(newest) as archive:
+                drawn[newest] = archive["x"]
+        last, earlier, raw, chosen = drawn.values()
+        np.testing.assert_array_equal(chosen, last)
+        assert np.abs(earlier - last).max() > 1e-5
+        assert np.abs(raw - last).max() > 1e-5
+        with pytest.raises(SystemExit, match="step 5; it holds 4, 8"):
+            sample.main([str(folder), "--step", "5"])
+        evaluate.main([str(folder), "--evaluation.steps", "3", "--step", "4"])
+    figures = json.loads((folder / "evaluation_step_4.json").read_text())
+    assert (figures["step"], figures["samples"]) == (4, 30)
+    assert list(figures["figures"]) == ["real", "3-step", "ODE"]
+    assert run.load(folder).experiment == experiment  # only asked otherwise once

@@ -147,7 +147,7 @@ class Trained:
     Attributes:
         model: the run's experiment and the shape of its data.
         step: optimiser steps taken.
-        params: the averaged parameters, to be passed on when compiling.
+        params: the parameters to use, to be passed on when compiling.
         state: the whole training state.
         conditions: some conditions of its data.
     """
@@ -180,13 +180,18 @@ class Trained:
         )
 
 
-def restore(run: Path) -> Trained:
-    """Read the newest intact checkpoint of a run folder; its data stay closed.
+def restore(run: Path, *, step: int | None = None, averaged: bool = True) -> Trained:
+    """Read a checkpoint of a run folder; its data stay closed.
+
+    Args:
+        run: the folder.
+        step: which checkpoint; None: the newest that is intact.
+        averaged: take the averaged parameters, or those that the optimiser has moved.
 
     Raises:
         FileNotFoundError: if the folder holds no configuration or no checkpoint.
         OSError: if all checkpoints are damaged.
-        ValueError: if the configuration can't be read.
+        ValueError: if the configuration can't be read, or there is no such checkpoint.
     """
     model = load(run)
     # Abstract leaves on one device: reading needs no memory for a template, and no
@@ -200,9 +205,10 @@ def restore(run: Path) -> Trained:
     if not folder.is_dir():
         raise FileNotFoundError(f"{run} holds no checkpoints yet")
     with Checkpointer(folder, read_only=True) as checkpointer:
-        restored = checkpointer.restore(template)
+        restored = checkpointer.restore(template, step=step)
     if restored is None:
         raise FileNotFoundError(f"{run} holds no checkpoints yet")
-    state, step = restored
+    state, found = restored
     some = SomeConditions.read(run, model.example)
-    return Trained(model, step, state.ema_params, state, some)
+    params = state.ema_params if averaged else state.params
+    return Trained(model, found, params, state, some)

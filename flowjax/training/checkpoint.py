@@ -124,7 +124,11 @@ class Checkpointer:
             self._manager.save(step, args=arguments, force=True)
 
     def restore(
-        self, template: TrainState, data_iterator: Resumable | None = None
+        self,
+        template: TrainState,
+        data_iterator: Resumable | None = None,
+        *,
+        step: int | None = None,
     ) -> tuple[TrainState, int] | None:
         """Return the newest intact state and its step, or None from an empty folder.
 
@@ -138,9 +142,11 @@ class Checkpointer:
                 to restore, such as ``executor.gather(executor.init(key))``, or a
                 `jax.ShapeDtypeStruct` in the place of each array. Not modified.
             data_iterator: moved to the saved position.
+            step: take this checkpoint and no other; the folder is left as it is.
 
         Raises:
-            ValueError: if the stored configuration differs from this one, the stored
+            ValueError: if there is no checkpoint of that step, the stored configuration
+                differs from this one, the stored
                 arrays don't have the names, shapes or dtypes of the template, there
                 is no position for ``data_iterator``, or the checkpoints are of an
                 earlier version of this code.
@@ -148,33 +154,45 @@ class Checkpointer:
         """
         self.wait()
         damaged: dict[int, Exception] = {}
-        for step in sorted(self._manager.all_steps(), reverse=True):
+        for found in self._candidates(step):
             # The two kinds of trouble must not be confused: damage leads to an older
             # checkpoint, a checkpoint of another run or network to an error.
             try:
-                record = self._read_record(step)
+                record = self._read_record(found)
             except checkpoint_record.Outdated as error:
                 raise ValueError(f"{self._directory}: {error}") from error
             except Exception as error:
-                self._pass_over(step, error, damaged)
+                self._pass_over(found, error, damaged)
                 continue
             self._check_run(record, template)
             cursor = checkpoint_record.own_cursor(record["cursors"], data_iterator)
             try:
-                state = self._read_state(step, template, record["checksums"])
+                state = self._read_state(found, template, record["checksums"])
             except Exception as error:
-                self._pass_over(step, error, damaged)
+                self._pass_over(found, error, damaged)
                 continue
             self._set_aside(damaged)
             if data_iterator is not None:
                 data_iterator.set_state(cursor)
-            return state, step
+            return state, found
         if damaged:
             raise OSError(
                 f"all checkpoints in {self._directory} are damaged: "
                 + "; ".join(f"step {n}: {_headline(e)}" for n, e in damaged.items())
             ) from next(iter(damaged.values()))
         return None
+
+    def _candidates(self, step: int | None) -> list[int]:
+        """Return the steps to look at, the newest first."""
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        if step is None:
+            return steps
+        if step not in steps:
+            raise ValueError(
+                f"{self._directory} must hold a checkpoint of step {step}; it holds "
+                f"{', '.join(map(str, reversed(steps))) or 'none'}"
+            )
+        return [step]
 
     def stored_config(self) -> dict[str, Any] | None:
         """Return the configuration of the newest readable checkpoint, None without."""
