@@ -164,6 +164,10 @@ class Dataset:
         """Replace the condition of some rows by the one that means none."""
         raise NotImplementedError
 
+    def size(self) -> int | None:
+        """Return how many examples there are to train on; None: they never repeat."""
+        return None
+
     def draw(self, count: int | None, seed: int, *, held_out: bool) -> Row:
         """Open the data and draw examples without replacement; None: all, in order."""
         raise NotImplementedError
@@ -208,6 +212,10 @@ class Rows(Conditional):
         Errors as of `example`.
         """
         raise NotImplementedError
+
+    def size(self) -> int | None:
+        """Return how many examples there are to train on."""
+        return len(self.rows(held_out=False))
 
     def reading_threads(self, rows: RowSource) -> int:
         """Return how many batches to read ahead: none where reading is a copy."""

@@ -71,8 +71,10 @@ def describe(model: Model) -> str:
     given = list(conditions.kinds)
     if conditions.num_classes is not None:
         given[0] = f"{conditions.num_classes} labels"
+    size = model.experiment.data.build().size()
     return (
-        f"{kind}: {count:,} parameters, examples of {shape}"
+        f"{kind}: {count:,} parameters, {'' if size is None else f'{size:,} '}"
+        f"examples of {shape}"
         + (f" with {' and '.join(given)}" if given else "")
         + f", batches of {model.experiment.training['batch_size']}"
     )
