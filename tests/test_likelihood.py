@@ -251,9 +251,9 @@ FAILURES = {
         {"steps": dataclasses.replace(TIGHT, max_steps=3)},
         "max_steps_reached",
     ),
-    "nan": (late(jnp.nan), {}, "dt_min_reached"),
+    "nan": (late(jnp.nan), {}, "nonfinite"),
     "nan-grid": (late(jnp.nan), GRID, "nonfinite"),
-    "divergence": (kinked, {}, "dt_min_reached"),
+    "divergence": (kinked, {}, "nonfinite"),
 }
 
 

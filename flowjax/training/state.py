@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int
 
+from flowjax.contracts import checked
 from flowjax.training import ema
 from flowjax.training.ema import Parameters
 from flowjax.typing import PRNGKey
@@ -34,6 +35,7 @@ class TrainState(NamedTuple):
     key: PRNGKey
 
 
+@checked
 def init_state(
     key: PRNGKey, params: Parameters, optimizer: optax.GradientTransformation
 ) -> TrainState:
