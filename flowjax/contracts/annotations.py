@@ -105,9 +105,7 @@ def _plain(hint: Any, marks: tuple[Any, ...]) -> Contract | None:
 def _fields(kind: Any) -> dict[str, Contract]:
     hints = typing.get_type_hints(kind, include_extras=True)
     contracts = {name: contract_of(hints.get(name, Any)) for name in kind._fields}
-    known = {
-        name: contract for name, contract in contracts.items() if contract is not None
-    }
+    known = {name: c for name, c in contracts.items() if c is not None}
     return dict(sorted(known.items(), key=lambda item: item[1].turn))
 
 

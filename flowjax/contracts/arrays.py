@@ -68,7 +68,8 @@ class ArrayOf(Contract):
         """Raise ValueError if the shape is another; learn the axes that are new."""
         shape = value.shape
         found = bind(self.axes, shape)
-        if found is None or len(shape) < self.least:
+        fixed = found and [n == int(a) for a, n in found.items() if a.isdigit()]
+        if found is None or len(shape) < self.least or (fixed and not all(fixed)):
             raise ValueError(
                 f"`{name}` must have shape {stated(self.axes, axes)}; got {shape}"
             )
