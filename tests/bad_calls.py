@@ -132,7 +132,7 @@ VALUES: dict[str, Callable[[], Any]] = {
     "objectives.residuals.anchored.off_diagonal": lambda: (
         lambda path, s, *_: THINGS["Terms"]()
     ),
-    "objectives.residuals.anchored.share_equal": lambda: 0.0,
+    "objectives.residuals.anchored.share_equal": lambda: 1.0,
     "objectives.schedules.sigmoid_decay.end": lambda: 9,
     "policies.drop_components.policy": lambda: policy(),
     "policies.data_grid_policy.raw": lambda: jnp.full((4, 4), 0.1),
@@ -311,6 +311,10 @@ def hints_of_fields(kind):
 ELSEWHERE_ALLOWED = ("a scalar", "a list", "an array", "a float")
 
 
+# Seen often enough as an argument of its own.
+IN_ALL_RECORDS = ("text", "a list", "a scalar", "an axis more", "a number")
+
+
 def is_call(hint):
     return hint is Callable or typing.get_origin(hint) is Callable or is_protocol(hint)
 
@@ -387,6 +391,8 @@ def spoils(hint):
         for field, inner in hints_of_fields(plain).items():
             optional = getattr(good, field) is None
             for how, value in [] if optional else spoils(inner):
+                if how in IN_ALL_RECORDS:
+                    continue
                 yield f"{field}: {how}", good._replace(**{field: value})
     elif (
         plain is Callable or typing.get_origin(plain) is Callable or is_protocol(plain)

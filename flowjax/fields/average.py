@@ -10,11 +10,11 @@ from jaxtyping import Array
 from flowjax.contracts import checked
 from flowjax.events import over_event
 from flowjax.typing import (
+    AnyTime,
     AverageVelocityField,
     Condition,
     Count,
     Positive,
-    Share,
     State,
     Time,
     Values,
@@ -59,7 +59,7 @@ def compose(
     x: Values,
     t: Time,
     s: Time,
-    fraction: Share | Time,
+    fraction: float | AnyTime,
     cond: Condition = None,
 ) -> State:
     """Return the average velocity over [t, s] of two jumps that meet at time m.

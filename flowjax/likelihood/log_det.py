@@ -211,8 +211,14 @@ def _worst_part(error: Float[Array, "batch packed"]) -> Float[Array, ""]:
 
 
 def check_probes(probes: Probes | None, x: State) -> None:
-    """Raise ValueError unless ``probes`` are None or have the dtype of ``x``."""
-    if probes is not None and probes.dtype != x.dtype:
+    """Raise ValueError unless ``probes`` are None, or some in the dtype of ``x``."""
+    if probes is None:
+        return
+    if not probes.shape[1]:
+        raise ValueError(
+            f"`probes` must hold one per row or more; got shape {probes.shape}"
+        )
+    if probes.dtype != x.dtype:
         raise ValueError(
             f"`probes` must have the dtype of the state, {x.dtype}; got {probes.dtype}"
         )

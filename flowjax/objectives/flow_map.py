@@ -31,7 +31,14 @@ from flowjax.objectives.residuals import (
     lagrangian_residual,
     semigroup_residual,
 )
-from flowjax.typing import AverageVelocityField, Positive, Share, Time, VelocityField
+from flowjax.typing import (
+    AnyTime,
+    AverageVelocityField,
+    Positive,
+    Share,
+    Time,
+    VelocityField,
+)
 
 
 @checked
@@ -140,7 +147,7 @@ def semigroup(
     path: Path,
     s: Time,
     *,
-    fraction: Share | Time = 0.5,
+    fraction: float | AnyTime = 0.5,
     penalty: Callable[[Terms], Loss] = mean_square,
     share_equal: Share = 0.0,
     first: AverageVelocityField | None = None,
@@ -159,7 +166,8 @@ def semigroup(
         u: the average-velocity field to train.
         path: a batch of points on conditional paths.
         s: destination times [batch].
-        fraction: ``f`` in [0, 1], one number or one per row [batch].
+        fraction: ``f``, one number or one per row [batch]; outside [0, 1] the two jumps
+            go opposite ways.
         penalty: from the residual to the loss.
         share_equal: as in `lagrangian`; needed unless ``first`` and ``second`` are
             anchored by themselves.

@@ -162,7 +162,7 @@ def semigroup_residual(
     u: AverageVelocityField,
     path: Path,
     s: Time,
-    fraction: Time,
+    fraction: AnyTime,
     *,
     first: AverageVelocityField | None = None,
     second: AverageVelocityField | None = None,
