@@ -256,11 +256,10 @@ def _root_mean_square(
 
 def _check_bespoke(params: Bespoke, order: int) -> int:
     """Return the number of evaluations."""
-    shapes = [jnp.shape(leaf) for leaf in params]
-    n = shapes[0][0] if shapes[0] else 0
-    if n < 1 or n % order or any(shape != (n,) for shape in shapes):
+    n = len(params.time_logits)
+    if n < 1 or n % order:
         raise ValueError(
-            f"a Bespoke solver of order {order} needs four parameters [n], n a "
-            f"positive multiple of {order}; got {', '.join(map(str, shapes))}"
+            f"`params` of a Bespoke solver of order {order} must have a positive "
+            f"multiple of {order} evaluations; got {n}"
         )
     return n

@@ -166,18 +166,12 @@ def check_solver(solver: MultistepSolver, x0: State) -> MultistepSolver:
     """Return ``solver`` as arrays in the dtype of ``x0``.
 
     Raises:
-        ValueError: if its leaves are not [n], [n], [n], [n] and [n, w], n and w >= 1.
+        ValueError: if it has no evaluation or no memory.
     """
     cast = jax.tree.map(lambda a: jnp.asarray(a, x0.dtype), solver)
-    shapes = [leaf.shape for leaf in cast]
-    n = shapes[0][:1]
-    if not (
-        0 not in shapes[-1]
-        and all(shape == n and shape for shape in shapes[:-1])
-        and shapes[-1][:-1] == n
-    ):
+    if 0 in cast.weights.shape:
         raise ValueError(
-            "a solver needs times, state, slope and scale [n] and weights [n, w]; got "
-            f"{', '.join(map(str, shapes))}"
+            "`solver` must have weights [n, w] of an evaluation and a memory or more; "
+            f"got {cast.weights.shape}"
         )
     return cast

@@ -49,13 +49,6 @@ def init_state(
     Raises:
         ValueError: if ``key`` is not a single typed key.
     """
-    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        raise ValueError(
-            "`key` must be a typed key made by jax.random.key; got a legacy key or "
-            f"another array, of dtype {key.dtype} and shape {key.shape}"
-        )
-    if key.shape != ():
-        raise ValueError(f"`key` must be a single key of shape (); got {key.shape}")
     params = jax.tree.map(jnp.asarray, params)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
