@@ -246,7 +246,7 @@ def test_bad_arguments(key):
         (partial(weighted, key, jnp.abs, x, draw, samples=2), "must return"),
         (
             partial(dequantisation.bits_per_dimension, jnp.ones(3), x),
-            "`log_probability` must have shape",
+            "batch is that of `log_probability`",
         ),
     ]:
         with pytest.raises(ValueError, match=message):

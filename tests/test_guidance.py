@@ -330,7 +330,7 @@ def test_bad_interval(interval):
 @pytest.mark.usefixtures("untyped")
 def test_bad_scale():
     x, t, cond = batch()
-    with pytest.raises(ValueError, match=r"number or \[batch\]; got shape \(6, 1\)"):
+    with pytest.raises(ValueError, match=r"must have shape \[batch\]; got \(6, 1\)"):
         guidance.classifier_free(velocity, scale=jnp.ones((6, 1)), null=NULL)
     guided = guidance.classifier_free(velocity, scale=jnp.ones(5), null=NULL)
     with pytest.raises(ValueError, match=r"\[batch\]=\(6,\); got \(5,\)"):
@@ -386,7 +386,7 @@ def test_bad_weights(options, message):
 
 @pytest.mark.parametrize("probability", [-0.1, 1.1, float("nan")])
 def test_bad_probability(key, probability):
-    with pytest.raises(ValueError, match="`probability` must be"):
+    with pytest.raises(ValueError, match=r"`probability` must lie in \[0, 1\]"):
         guidance.drop_condition(
             key, jnp.asarray(LABELS), null=NULL, probability=probability
         )

@@ -17,7 +17,7 @@ HEAVY = {
 }
 # Each room may import those of the rows above it, and its own.
 LEVELS = [
-    {"typing", "checks", "dtypes", "extras", "row_groups", "events"},
+    {"typing", "contracts", "checks", "dtypes", "extras", "row_groups", "events"},
     {"interpolants", "times", "couplings", "sources"},
     {"fields", "analytic"},
     {"guidance", "policies", "weights"},

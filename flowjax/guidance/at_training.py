@@ -1,12 +1,13 @@
 """Guidance that a network learns: in the target, and through dropped conditions."""
 
 import math
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from flowjax.contracts import checked
 from flowjax.events import expand_like
 from flowjax.guidance.per_row import (
     check_interval,
@@ -16,9 +17,19 @@ from flowjax.guidance.per_row import (
     weight,
 )
 from flowjax.interpolants import Path
-from flowjax.typing import AverageVelocityField, Condition, PerExample, PRNGKey, State
+from flowjax.typing import (
+    AverageVelocityField,
+    Condition,
+    Count,
+    PerExample,
+    PRNGKey,
+    Range,
+    Share,
+    State,
+)
 
 
+@checked
 def guided_velocity(
     u: AverageVelocityField,
     path: Path,
@@ -83,8 +94,13 @@ def guided_velocity(
     return jax.lax.stop_gradient(jnp.where(expand_like(guide, x), target, v))
 
 
+@checked
 def draw_guidance(
-    key: PRNGKey, batch: int, *, largest: float = 8.0, power: float = 1.0
+    key: PRNGKey,
+    batch: Count,
+    *,
+    largest: Annotated[float, Range(1)] = 8.0,
+    power: float = 1.0,
 ) -> tuple[PerExample, tuple[PerExample, PerExample]]:
     """Draw a guidance scale and an interval of times per row, as conditions to learn.
 
@@ -108,7 +124,6 @@ def draw_guidance(
     References:
         Geng et al. 2025, Improved Mean Flows, arXiv:2512.02012.
     """
-    check_number("largest", largest, lambda value: value >= 1, ">= 1")
     key_scale, key_low, key_high = jax.random.split(key, 3)
     quantile = jax.random.uniform(key_scale, (batch,))
     if math.isclose(power, 1):
@@ -121,8 +136,9 @@ def draw_guidance(
     return scale, (low, high)
 
 
+@checked
 def drop_condition(
-    key: PRNGKey, cond: Condition, *, null: Any, probability: float
+    key: PRNGKey, cond: Condition, *, null: Any, probability: Share
 ) -> Condition:
     """Replace the condition of random rows by ``null``, each independently.
 
@@ -146,7 +162,6 @@ def drop_condition(
     References:
         Ho and Salimans 2022, arXiv:2207.12598, Alg. 1.
     """
-    check_number("probability", probability, lambda p: 0 <= p <= 1, "in [0, 1]")
     null_rows = null_like(cond, null)
     batch = len(jax.tree.leaves(null_rows)[0])
     drop = jax.random.bernoulli(key, probability, (batch,))

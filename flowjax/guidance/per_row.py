@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
 from flowjax.checks import check_condition
+from flowjax.contracts import checked
 from flowjax.events import flatten_event, over_event
 from flowjax.typing import Condition, State
 
@@ -28,6 +29,7 @@ def null_like(cond: Condition, null: Any) -> Condition:
     return jax.tree.unflatten(structure, filled)
 
 
+@checked
 def is_null(cond: Condition, *, null: Any) -> Bool[Array, "batch"]:
     """Say which rows of a condition mean "none".
 
