@@ -19,7 +19,7 @@ import pytest
 from experiments import compare, configs, train
 from experiments.data.points import Mixture
 from experiments.engine import evaluation, loop, run, samples
-from experiments.engine.experiment import TABLES, smoke
+from experiments.engine.experiment import TABLES, Evaluation, smoke
 from experiments.engine.metric_log import read_metrics
 from experiments.engine.model import Guidance, Model
 from experiments.engine.road import open_batches
@@ -213,10 +213,10 @@ def test_without_a_velocity_there_is_no_ode_and_no_student(digits_run, monkeypat
     student = configs.get("digits_align_your_flow")
     teacher = use(Run, folder=str(folder))
     model = loop.make_model(student.vary(method={"teacher": teacher}))
-    assert "ODE" in evaluation._samplers(run.restore(folder))
+    assert "ODE" in evaluation._samplers(run.restore(folder), Evaluation())
     assert loop.open_teacher(model) is not None
     monkeypatch.setattr(METHODS["mean_flow"], "velocity", False)
-    assert "ODE" not in evaluation._samplers(run.restore(folder))
+    assert "ODE" not in evaluation._samplers(run.restore(folder), Evaluation())
     with pytest.raises(ValueError, match="MeanFlow leaves no velocity"):
         loop.open_teacher(model)
 

@@ -74,7 +74,7 @@ def check_network_condition(
         shapes |= {"scale": (batch,), "interval": (batch, 2)}
     if not shapes:
         return check_labels(cond, batch, num_classes)
-    known = [*(["label"] if num_classes is not None else []), *shapes]
+    known = ["label", *shapes]
     if vector_features or array_channels:
         known.append("given")
     needed = ["scale", "interval"] if guidance else []
