@@ -74,13 +74,15 @@ def check_network_condition(
         shapes |= {"scale": (batch,), "interval": (batch, 2)}
     if not shapes:
         return check_labels(cond, batch, num_classes)
-    known = ["label", *shapes]
+    known = [*(["label"] if num_classes is not None else []), *shapes]
     if vector_features or array_channels:
         known.append("given")
     needed = ["scale", "interval"] if guidance else []
     if cond is None and not needed:
         return
-    if not isinstance(cond, Mapping) or not set(needed) <= set(cond) <= set(known):
+    if not isinstance(cond, Mapping) or not (
+        set(needed) <= set(cond) <= {*known, "label"}  # for which see below
+    ):
         got = sorted(cond) if isinstance(cond, Mapping) else type(cond)
         raise ValueError(
             f"`cond` must be a dict of {', '.join(map(repr, known))} for this network"
