@@ -396,7 +396,7 @@ def test_an_entry_that_a_run_did_not_know_has_its_default(digits_run, tmp_path):
 def test_evaluation_options_may_change(digits_run, tmp_path):
     model = run.load(digits_run[0])
     claimed(tmp_path, model)
-    changed = with_parts(model, evaluation={"samples": 7})
+    changed = with_parts(model, evaluation={"samples": 11})
     run.claim(tmp_path, changed)
     assert loaded(tmp_path) == changed.experiment
 

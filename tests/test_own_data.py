@@ -720,3 +720,14 @@ def test_a_python_object_is_a_data_set_under_its_name():
         RecordSet(name="other").example()
     with pytest.raises(ValueError, match="exactly if num_classes"):
         register("squares", Squares())
+
+
+@pytest.mark.parametrize(
+    ("count", "share", "side"), [(60, 0.05, "held out"), (30, 0.9, "to train on")]
+)
+def test_too_few_examples_are_refused_before_any_work(count, share, side):
+    register("few", [{"x": np.ones(2) * i} for i in range(count)])
+    chosen = RecordSet(name="few", test_share=share)
+    with pytest.raises(ValueError, match=f"at least 10 examples must be {side}; got"):
+        chosen.check()
+    RecordSet(name="few", test_share=0.5).check()

@@ -18,6 +18,9 @@ from flowjax.typing import AverageVelocityField, Condition, PRNGKey, VelocityFie
 Measure = Callable[[np.ndarray], dict[str, float]]
 """``samples [n, *event] -> figures``."""
 
+LEAST = 10
+"""Examples on each side that measuring needs, whose features compare neighbours."""
+
 Row = Mapping[str, np.ndarray]
 """Rows of data: ``x`` and the conditions by name, each with the rows first."""
 
@@ -164,9 +167,17 @@ class Dataset:
         """Replace the condition of some rows by the one that means none."""
         raise NotImplementedError
 
-    def size(self) -> int | None:
-        """Return how many examples there are to train on; None: they never repeat."""
+    def number_of_examples(self) -> int | None:
+        """Return how many there are to train on; None: they never repeat."""
         return None
+
+    def check(self) -> None:
+        """Open the data and see whether they can be trained and measured on.
+
+        Raises:
+            FileNotFoundError: if they are not where they should be.
+            ValueError: if they are too few, on one side.
+        """
 
     def draw(self, count: int | None, seed: int, *, held_out: bool) -> Row:
         """Open the data and draw examples without replacement; None: all, in order."""
@@ -213,9 +224,18 @@ class Rows(Conditional):
         """
         raise NotImplementedError
 
-    def size(self) -> int | None:
-        """Return how many examples there are to train on."""
+    def number_of_examples(self) -> int | None:
+        """Return how many there are to train on."""
         return len(self.rows(held_out=False))
+
+    def check(self) -> None:
+        """See whether there are enough rows, to train on and held out."""
+        for side, held_out in (("to train on", False), ("held out", True)):
+            count = len(self.rows(held_out=held_out))
+            if count < LEAST:
+                raise ValueError(
+                    f"at least {LEAST} examples must be {side}; got {count}"
+                )
 
     def reading_threads(self, rows: RowSource) -> int:
         """Return how many batches to read ahead: none where reading is a copy."""

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 from experiments.data import DATA
+from experiments.data.base import LEAST
 from experiments.data.images import Digits
 from experiments.engine import teachers
 from experiments.engine.optimizers import OPTIMIZERS, adamw
@@ -105,6 +106,10 @@ class Evaluation:
     def __post_init__(self) -> None:
         """Refuse at once what would fail after the training."""
         _check_positive("evaluation", self)
+        if self.samples < LEAST:
+            raise ValueError(
+                f"evaluation.samples must be at least {LEAST}; got {self.samples}"
+            )
         if any(steps < 1 for steps in self.steps):
             raise ValueError(f"evaluation.steps must be positive; got {self.steps}")
 

@@ -55,7 +55,9 @@ def make_model(experiment: Experiment) -> Model:
             f"training.start_from: {start} is no run folder; train it first, or say "
             "--training.start_from"
         )
-    model = Model(experiment, experiment.data.build().example())
+    data = experiment.data.build()
+    data.check()
+    model = Model(experiment, data.example())
     model.optimizer()
     _ = model.modules
     model.guided(Guidance(experiment.evaluation["guidance"]))

@@ -71,7 +71,7 @@ def describe(model: Model) -> str:
     given = list(conditions.kinds)
     if conditions.num_classes is not None:
         given[0] = f"{conditions.num_classes} labels"
-    size = model.experiment.data.build().size()
+    size = model.experiment.data.build().number_of_examples()
     return (
         f"{kind}: {count:,} parameters, {'' if size is None else f'{size:,} '}"
         f"examples of {shape}"
