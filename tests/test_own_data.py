@@ -731,3 +731,25 @@ def test_too_few_examples_are_refused_before_any_work(count, share, side):
     with pytest.raises(ValueError, match=f"at least 10 examples must be {side}; got"):
         chosen.check()
     RecordSet(name="few", test_share=0.5).check()
+
+
+def test_measuring_never_holds_the_whole_training_set(monkeypatch):
+    """Of a large set the classifier sees a part: all as floats would not fit."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (300, 4, 4, 1), dtype=np.uint8)
+    register(
+        "many", [{"x": x, "label": i % 2} for i, x in enumerate(images)], num_classes=2
+    )
+    chosen, counts = RecordSet(name="many"), []
+    draw = RecordSet.draw
+
+    def counted(self, count, seed, *, held_out):
+        row = draw(self, count, seed, held_out=held_out)
+        counts.append(len(row["x"]))
+        return row
+
+    monkeypatch.setattr(RecordSet, "draw", counted)
+    monkeypatch.setattr("experiments.data.forms._LARGEST_FIT", 40 * 4 * 4 * 4)
+    with jax.numpy_dtype_promotion("standard"):  # optax needs it
+        chosen.example().form.reference(chosen, 30, 0)
+    assert max(counts) == 40
