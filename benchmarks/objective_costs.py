@@ -31,7 +31,8 @@ import jax.numpy as jnp
 import tyro
 from jaxtyping import Array
 
-from experiments.data import Example
+from experiments.data import Conditions, Example
+from experiments.data.forms import ImageForm
 from experiments.engine import teachers
 from experiments.engine.experiment import Experiment
 from experiments.engine.model import Model
@@ -189,7 +190,7 @@ class Counter:
     def __init__(self, width: int, depth: int, size: int, batch: int) -> None:
         shape = {"width": width, "depth": depth, "num_heads": width // 64}
         self._network = use(DiT, patch_size=2, **shape)
-        self._example = Example((2 * size, 2 * size, 4), 10)
+        self._example = Example((2 * size, 2 * size, 4), Conditions(10), ImageForm())
         as_shape: Any = jax.ShapeDtypeStruct
         x = as_shape((batch, *self._example.event), jnp.float32)
         t, label = (as_shape((batch,), kind) for kind in (jnp.float32, jnp.int32))

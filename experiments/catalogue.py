@@ -4,8 +4,10 @@ python -m experiments.catalogue
 """
 
 from experiments.engine.catalogue import PAGE, page
+from experiments.entry import entry_point
 
 
+@entry_point
 def main() -> None:
     """Write the page."""
     PAGE.write_text(page())

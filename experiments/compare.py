@@ -22,7 +22,11 @@ from experiments.engine import run
 from experiments.engine.evaluation import evaluate
 from experiments.engine.experiment import Experiment, to_dict
 from experiments.engine.experiment import smoke as shrink
+from experiments.engine.files import write_atomically
 from experiments.engine.loop import train
+from experiments.engine.metric_log import read_metrics
+from experiments.engine.stopping import Stop
+from experiments.entry import entry_point
 from experiments.language.sentence import REQUIRED, Use
 from experiments.methods import METHODS
 
@@ -49,6 +53,7 @@ BEST = {"agreement": max, "recall": max, "Fréchet": min, "sliced W2": min, "W2"
 """The figures that are compared, and whether more or less is better."""
 
 
+@entry_point
 def main(
     *,
     data: Literal["digits", "density"] = "digits",
@@ -68,28 +73,25 @@ def main(
         out: where the runs and the comparison go.
         smoke: tiny runs, to see in a minute that everything works.
     """
-    try:
-        if not methods or not seeds:
-            raise ValueError("methods and seeds must name at least one")
-        if unknown := [name for name in methods if name not in METHODS]:
-            raise ValueError(
-                f"methods must be among {', '.join(METHODS)}; got {', '.join(unknown)}"
-            )
-        folder = out / f"{data}_{steps}{'_smoke' if smoke else ''}"
+    if not methods or not seeds:
+        raise ValueError("methods and seeds must name at least one")
+    if unknown := [name for name in methods if name not in METHODS]:
+        raise ValueError(
+            f"methods must be among {', '.join(METHODS)}; got {', '.join(unknown)}"
+        )
+    folder = out / f"{data}_{steps}{'_smoke' if smoke else ''}"
+    with Stop() as stop:
         results = {
             name: [
-                _result(data, name, steps, seed, folder, smoke=smoke) for seed in seeds
+                _result(data, name, steps, seed, folder, stop, smoke=smoke)
+                for seed in seeds
             ]
             for name in methods
         }
-    except (ValueError, FileNotFoundError, ImportError) as error:
-        raise SystemExit(f"error: {error}") from error
     text = markdown(results, steps, seeds)
     stored = {name: rows for name, rows in results.items()}
-    run.write_atomically(
-        folder / "comparison.json", json.dumps(stored, indent=2) + "\n"
-    )
-    run.write_atomically(folder / "comparison.md", text)
+    write_atomically(folder / "comparison.json", json.dumps(stored, indent=2) + "\n")
+    write_atomically(folder / "comparison.md", text)
     plots.few_step_quality(_series(results), folder / "comparison.png")
     print(f"\n{text}\npicture and figures are in {folder}")
 
@@ -119,13 +121,20 @@ def experiment(
 
 
 def _result(
-    data: str, name: str, steps: int, seed: int, folder: Path, *, smoke: bool
+    data: str,
+    name: str,
+    steps: int,
+    seed: int,
+    folder: Path,
+    stop: Stop,
+    *,
+    smoke: bool,
 ) -> dict[str, Any]:
     """Return the figures of one run, trained unless it already is."""
     teacher = folder / f"{TEACHER}_{seed}"
     config = experiment(data, name, steps, seed, teacher)
     if learns_from_a_run(config):
-        _result(data, TEACHER, steps, seed, folder, smoke=smoke)
+        _result(data, TEACHER, steps, seed, folder, stop, smoke=smoke)
     if smoke:
         config = shrink(config)
     place = folder / f"{name}_{seed}"
@@ -135,17 +144,17 @@ def _result(
     training = config.training
     print(f"{name}, seed {seed}: {training['steps']} steps", flush=True)
     try:
-        train(config, place, progress=False)
+        train(config, place, progress=False, stop=stop)
         figures = evaluate(place, progress=False)
     except FloatingPointError as error:
         # A method that diverges under the common settings is a result.
         result: dict[str, Any] = {"failure": str(error)}
     else:
-        rows = run.read_metrics(place / "metrics.jsonl")
+        rows = read_metrics(place / "metrics.jsonl")
         speed = np.median([r["rows_per_second"] for r in rows])
         speed = training["batch_size"] / speed
         result = {"figures": figures, "seconds_per_step": float(speed)}
-    run.write_atomically(finished, json.dumps(result, indent=2) + "\n")
+    write_atomically(finished, json.dumps(result, indent=2) + "\n")
     return result
 
 

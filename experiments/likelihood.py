@@ -28,7 +28,9 @@ import tyro
 from jaxtyping import Array
 
 from experiments.engine import run as run_folder
+from experiments.engine.files import write_atomically
 from experiments.engine.run import Trained
+from experiments.entry import entry_point
 from flowjax.interpolants import Interpolant, time_of_ratio
 from flowjax.likelihood import dequantisation, draw_probes, log_density
 from flowjax.likelihood.dequantisation import Dequantisation
@@ -86,10 +88,11 @@ def estimate(trained: Trained, options: Options) -> dict[str, float]:
         FloatingPointError: if a solve failed.
     """
     trained.need_velocity("a density")
+    example = trained.model.example
+    step = example.form.step
     data = trained.experiment.data.build()
-    x, labels, step = data.held_out(options.examples, options.seed)
-    if trained.model.example.num_classes is None:
-        labels = None
+    row = data.draw(options.examples, options.seed, held_out=True)
+    x, cond = row["x"], example.conditions.join(row)
     path = trained.model.path
     if options.bound == "uniform":
         time, law = 1.0, dequantisation.uniform_noise(step)
@@ -97,7 +100,7 @@ def estimate(trained: Trained, options: Options) -> dict[str, float]:
         time = end_time(path, step, options.tau)
         law = dequantisation.truncated_normal_noise(path, time, step=step)
     bits = jax.jit(partial(_bits, trained, law, time, options))
-    values = _mean_over_repeats(partial(bits, trained.params), x, labels, options)
+    values = _mean_over_repeats(partial(bits, trained.params), x, cond, options)
     return {
         "bits_per_dimension": float(values.mean()),
         "standard_error": float(values.std(ddof=1) / math.sqrt(len(values))),
@@ -124,7 +127,7 @@ def _bits(
     params: Any,
     key: Any,
     x: Any,
-    labels: Any,
+    cond: Any,
 ) -> Array:
     """Return one estimate of the bits per dimension of every row; traceable."""
     key_noise, key_probes = jax.random.split(key)
@@ -137,7 +140,7 @@ def _bits(
         return log_density(
             velocity,
             z,
-            cond=labels,
+            cond=cond,
             probes=probes,
             steps=Adaptive(rtol=tolerance, atol=tolerance, t0=time, t1=0.0),
         )[0]
@@ -154,10 +157,10 @@ def _bits(
 def _mean_over_repeats(
     bits: Callable[..., Array],
     x: np.ndarray,
-    labels: np.ndarray | None,
+    cond: Any,
     options: Options,
 ) -> np.ndarray:
-    """Return ``bits(key, x, labels)`` of every example, averaged over the repeats."""
+    """Return ``bits(key, x, cond)`` of every example, averaged over the repeats."""
     values = np.zeros((options.repeats, len(x)))
     # The last batch is filled up with the first examples: one shape, one compilation.
     size = min(options.batch_size, len(x))
@@ -165,8 +168,8 @@ def _mean_over_repeats(
         key = jax.random.fold_in(jax.random.key(options.seed), repeat)
         for start in range(0, len(x), size):
             rows = np.arange(start, start + size) % len(x)
-            cond = None if labels is None else labels[rows]
-            values[repeat, rows] = bits(jax.random.fold_in(key, start), x[rows], cond)
+            chosen = jax.tree.map(lambda leaf: leaf[rows], cond)  # noqa: B023
+            values[repeat, rows] = bits(jax.random.fold_in(key, start), x[rows], chosen)
     failed = ~np.isfinite(values).all(0)
     if failed.any():
         raise FloatingPointError(
@@ -176,6 +179,7 @@ def _mean_over_repeats(
     return values.mean(0)
 
 
+@entry_point
 def main(
     run: tyro.conf.Positional[Path],
     options: tyro.conf.OmitArgPrefixes[Options] = Options(),
@@ -186,14 +190,9 @@ def main(
         run: the run folder.
         options: what to estimate, and how well.
     """
-    try:
-        figures = estimate(run_folder.restore(run), options)
-    except (ValueError, FileNotFoundError, FloatingPointError, ImportError) as error:
-        raise SystemExit(f"error: {error}") from error
+    figures = estimate(run_folder.restore(run), options)
     result = figures | {"options": dataclasses.asdict(options)}
-    run_folder.write_atomically(
-        run / "likelihood.json", json.dumps(result, indent=2) + "\n"
-    )
+    write_atomically(run / "likelihood.json", json.dumps(result, indent=2) + "\n")
     print(
         f"at most {figures['bits_per_dimension']:.4f} bits per dimension, standard "
         f"error {figures['standard_error']:.4f} over {figures['examples']} held-out "

@@ -1,6 +1,7 @@
 """The pictures of a run: loss curves, samples beside real data."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -14,34 +15,51 @@ from matplotlib.ticker import NullFormatter
 
 
 def loss_curves(rows: list[dict[str, float]], path: Path) -> None:
-    """Draw loss and gradient norm against the step.
+    """Draw everything that was logged against the step, a panel each.
 
     Args:
-        rows: the lines of a metrics file.
-        path: where to write the PNG.
+        rows: the lines of a metrics file; not every one must have every metric.
+        path: where to write the PNG; nothing is written without metrics.
     """
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
-    steps = [row["step"] for row in rows]
-    for axis, name in zip(axes, ("loss", "grad_norm"), strict=True):
-        axis.plot(steps, [row[name] for row in rows], lw=1)
+    logged = {name for row in rows for name in row} - {"step"}
+    if not logged:
+        return
+    first = [name for name in ("loss", "grad_norm") if name in logged]
+    names = [*first, *sorted(logged - {*first})]
+    width = min(len(names), 3)
+    height = math.ceil(len(names) / width)
+    figure, axes = plt.subplots(
+        height,
+        width,
+        figsize=(4.2 * width, 2.8 * height),
+        layout="constrained",
+        squeeze=False,
+    )
+    for axis in axes.flat[len(names) :]:
+        axis.axis("off")
+    for axis, name in zip(axes.flat, names, strict=False):
+        steps, values = zip(
+            *[(r["step"], r[name]) for r in rows if name in r], strict=True
+        )
+        axis.plot(steps, values, lw=1)
         axis.set(title=name.replace("_", " "), xlabel="step")
-        if all(row[name] > 0 for row in rows):
+        if all(value > 0 for value in values):
             axis.set_yscale("log")
         axis.grid(alpha=0.3)
     _save(figure, path)
 
 
 def image_grid(
-    groups: Mapping[str, np.ndarray], path: Path, *, columns: int | None = None
+    groups: Mapping[str, np.ndarray], path: Path, *, maximum: int = 255
 ) -> None:
     """Draw groups of images side by side, one row per class.
 
     Args:
-        groups: title -> images in [-1, 1] [rows, columns, h, w, c].
+        groups: title -> images with values 0..maximum [rows, columns, h, w, c].
         path: where to write the PNG.
-        columns: how many images of each row to show; None: all.
+        maximum: the value of full intensity.
     """
-    tiles = {name: _mosaic(images[:, :columns]) for name, images in groups.items()}
+    tiles = {name: _mosaic(images / maximum) for name, images in groups.items()}
     height, width = next(iter(tiles.values())).shape[:2]
     size = 2.6
     figure, axes = plt.subplots(
@@ -83,6 +101,91 @@ def point_clouds(groups: Mapping[str, np.ndarray], path: Path) -> None:
         axis.scatter(points[:, 0], points[:, 1], s=1, alpha=0.4, lw=0)
         axis.set(xlim=(-2.8, 2.8), ylim=(-2.8, 2.8), aspect="equal")
     _save(figure, path)
+
+
+def pairs(groups: Mapping[str, np.ndarray], names: Sequence[str], path: Path) -> None:
+    """Draw every entry's histogram, and every two entries against each other.
+
+    Args:
+        groups: title -> vectors [n, dim], over each other in different colours.
+        names: of the entries; the first five are drawn.
+        path: where to write the PNG.
+    """
+    names = names[:5]
+    size = len(names)
+    figure, axes = plt.subplots(
+        size,
+        size,
+        figsize=(2.1 * size + 1.2, 2.1 * size),
+        layout="constrained",
+        squeeze=False,
+    )
+    colors = {title: f"C{i}" for i, title in enumerate(groups)}
+    for row, below in enumerate(names):
+        for column, left in enumerate(names):
+            axis = axes[row, column]
+            if column > row:
+                axis.axis("off")
+                continue
+            for title, x in groups.items():
+                if row == column:
+                    style = {"histtype": "step", "density": True, "bins": 40}
+                    axis.hist(x[:, row], color=colors[title], label=title, **style)
+                else:
+                    x_, y_ = x[:, column], x[:, row]
+                    axis.scatter(x_, y_, s=2, alpha=0.3, lw=0, color=colors[title])
+            axis.tick_params(labelsize=7)
+            if row == size - 1:
+                axis.set_xlabel(left, fontsize=9)
+            if column == 0 and row:
+                axis.set_ylabel(below, fontsize=9)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="upper right")
+    _save(figure, path)
+
+
+def curves(groups: Mapping[str, np.ndarray], path: Path, *, count: int = 12) -> None:
+    """Draw sequences as curves, groups side by side, a row per channel.
+
+    Args:
+        groups: title -> sequences [n, length, channels].
+        path: where to write the PNG.
+        count: how many of each group; of the channels the first four.
+    """
+    channels = min(next(iter(groups.values())).shape[-1], 4)
+    figure, axes = plt.subplots(
+        channels,
+        len(groups),
+        figsize=(2.9 * len(groups), 1.9 * channels + 0.4),
+        layout="constrained",
+        squeeze=False,
+        sharex=True,
+        sharey="row",
+    )
+    for column, (title, x) in enumerate(groups.items()):
+        axes[0, column].set_title(title, fontsize=10)
+        for channel in range(channels):
+            axes[channel, column].plot(x[:count, :, channel].T, lw=0.8)
+    _save(figure, path)
+
+
+def slices(groups: Mapping[str, np.ndarray], path: Path) -> None:
+    """Draw the middle slice of images or volumes of floats, in eight columns.
+
+    Args:
+        groups: title -> [n, *sizes, channels] with two or more axes of sizes.
+        path: where to write the PNG.
+    """
+    low, high = (f(next(iter(groups.values()))) for f in (np.min, np.max))
+    tiles = {}
+    for title, x in groups.items():
+        while x.ndim > 4:
+            x = x[:, x.shape[1] // 2]
+        count = min(len(x), 64)
+        columns = min(count, 8)
+        shown = x[: count // columns * columns]
+        shown = shown.reshape(-1, columns, *shown.shape[1:])
+        tiles[title] = (shown - low) / max(high - low, 1e-12)
+    image_grid(tiles, path, maximum=1)
 
 
 def few_step_quality(
@@ -142,10 +245,16 @@ def few_step_quality(
 
 
 def _mosaic(images: np.ndarray) -> np.ndarray:
-    """Join [rows, columns, h, w, c] in [-1, 1] to one picture in [0, 1]."""
+    """Join [rows, columns, h, w, c] in [0, 1] to one picture.
+
+    One, three and four channels are grey, colour and colour with transparency; others
+    are drawn in grey beside each other.
+    """
+    if images.shape[-1] not in (1, 3, 4):
+        images = np.concatenate(np.split(images, images.shape[-1], axis=-1), axis=3)
     rows, columns, height, width, channels = images.shape
     framed = np.pad(
-        np.clip((images + 1) / 2, 0, 1),
+        np.clip(images, 0, 1),
         ((0, 0), (0, 0), (0, 1), (0, 1), (0, 0)),
         constant_values=0.5,
     )

@@ -7,7 +7,8 @@ r"""Sample from a run folder.
         --solver unipc --grid shifted_grid --grid.steps 10 --grid.shift 2
     python -m experiments.sample runs/digits_mean_flow --sampling sde --grid.steps 50
 
-Writes the samples (npz: x in [-1, 1], label) and a picture of them.
+Writes the samples as what was trained on: npz with x (images uint8, arrays in the units
+of the file) and the conditions, a table as CSV; and a picture of them.
 """
 
 import dataclasses
@@ -22,7 +23,9 @@ from experiments.engine import run as run_folder
 from experiments.engine import samples, solver_files
 from experiments.engine.experiment import TABLES
 from experiments.engine.model import Guidance
+from experiments.engine.run import Trained
 from experiments.engine.sampling import Jumps, Sampler, Tuned
+from experiments.entry import entry_point
 from experiments.language import command
 from experiments.language.sentence import Use, label, options_of, use
 from flowjax.guidance import rules
@@ -41,9 +44,14 @@ class Command:
             nfe, a file that holds one solver.
         count: number of samples.
         label: the class to sample; None: all in turn.
+        vector: the vector to condition on, in the units of the data; none: those of
+            some training examples in turn.
+        each: write every image into a PNG of its own too, in a folder.
         guidance: classifier-free guidance scale; 1 is none.
         rule: how the guided prediction is formed; optimal_scale is CFG-Zero*'s.
         interval: times at which to guide.
+        step: which checkpoint; None: the newest.
+        averaged: sample the averaged parameters, or those that the optimiser has moved.
         seed: determines the noise.
         batch_size: samples drawn at a time.
         out: where to write, without suffix; None: a name after the sampler in the run
@@ -55,9 +63,13 @@ class Command:
     sampler_file: str | None = None
     count: int = 80
     label: int | None = None
+    vector: tuple[float, ...] = ()
+    each: bool = False
     guidance: float = 1.0
     rule: Use = use(rules.extrapolation)
     interval: tuple[float, float] = (0.0, 1.0)
+    step: int | None = None
+    averaged: bool = True
     seed: int = 0
     batch_size: int = 500
     out: str | None = None
@@ -96,12 +108,18 @@ class Command:
         words = []
         if self.label is not None:
             words.append(f"label_{self.label}")
+        if self.vector:
+            words.append("vector_" + "_".join(f"{v:g}" for v in self.vector))
         if self.guidance != 1.0:
             words.append(f"guidance_{self.guidance:g}_{label(self.rule.thing)}")
         if self.interval != (0.0, 1.0):
             words.append("_".join(f"{t:g}" for t in self.interval))
         if self.seed:
             words.append(f"seed_{self.seed}")
+        if self.step is not None:
+            words.append(f"step_{self.step}")
+        if not self.averaged:
+            words.append("raw")
         return "".join(f"_{word}" for word in words)
 
 
@@ -120,19 +138,19 @@ def _name(sampling: Use) -> str:
 
 
 def sample(run: Path, options: Command) -> str:
-    """Sample from the newest checkpoint of a run; return what was done.
+    """Sample from a checkpoint of a run; return what was done.
 
     Raises:
         ValueError: if the run can't be sampled in this way.
         FileNotFoundError: if the folder holds no run or no such sampler.
     """
-    trained = run_folder.restore(run)
+    trained = run_folder.restore(run, step=options.step, averaged=options.averaged)
     sampler, name = options.sampler(run)
-    labels = _labels(trained.model.example.num_classes, options.label, options.count)
+    row = _conditions(trained, options)
     x, evaluations = samples.draw(
         trained,
         sampler,
-        labels,
+        row,
         count=options.count,
         seed=options.seed,
         batch_size=options.batch_size,
@@ -142,43 +160,49 @@ def sample(run: Path, options: Command) -> str:
         Path(options.out) if options.out else run / f"samples_{name}{options.ending()}"
     )
     out.parent.mkdir(parents=True, exist_ok=True)
-    named = {"x": x} if labels is None else {"x": x, "label": labels}
-    np.savez(out.with_name(out.name + ".npz"), allow_pickle=False, **named)
-    picture = out.with_name(out.name + ".png")
-    data = trained.experiment.data.build()
-    data.draw_samples(f"{evaluations} evaluations", x, picture)
-    return (
-        f"{options.count} samples with {evaluations} evaluations each: {out}.npz, "
-        f"{picture}"
+    example = trained.model.example
+    title = f"{evaluations} evaluations"
+    files = example.form.write(x, example.conditions.in_units(row), out, title)
+    if options.each:
+        files.append(example.form.write_each(x, out))
+    return f"{options.count} samples with {evaluations} evaluations each: " + ", ".join(
+        map(str, files)
     )
 
 
-def _labels(
-    num_classes: int | None, label: int | None, count: int
-) -> np.ndarray | None:
-    if num_classes is None:
-        if label is not None:
-            raise ValueError(f"this run was trained without labels; got label {label}")
-        return None
-    return np.arange(count) % num_classes if label is None else np.full(count, label)
+def _conditions(trained: Trained, options: Command) -> dict[str, np.ndarray]:
+    """Return the conditions of the samples by name.
+
+    Raises:
+        ValueError: if one is given that the run was not trained with.
+    """
+    conditions = trained.model.example.conditions
+    row = trained.conditions.rows(np.arange(options.count))
+    if options.label is not None:
+        row["label"] = np.full(options.count, conditions.check_labels(options.label))
+    if options.vector:
+        if "vector" not in conditions.kinds:
+            raise ValueError(
+                f"this run was trained without a vector; got vector {options.vector}"
+            )
+        row["vector"] = np.tile(conditions.scale(options.vector), (options.count, 1))
+    return row
 
 
+@entry_point
 def main(arguments: Sequence[str]) -> None:
     """Parse ``RUN [--joint NAME] [--option VALUE] …`` and sample."""
     given = [a for a in arguments[:1] if not a.startswith("-")]
-    try:
-        said = command.parse(
-            Use(Command),
-            TABLES,
-            arguments[len(given) :],
-            program="python -m experiments.sample RUN",
-            description="Sample from the newest checkpoint of a run folder.",
-        )
-        if not given:
-            raise ValueError("sample needs the run folder as its first argument")
-        print(sample(Path(given[0]), said.build()))
-    except (ValueError, FileNotFoundError, ImportError, FloatingPointError) as error:
-        raise SystemExit(f"error: {error}") from error
+    said = command.parse(
+        Use(Command),
+        TABLES,
+        arguments[len(given) :],
+        program="python -m experiments.sample RUN",
+        description="Sample from the newest checkpoint of a run folder.",
+    )
+    if not given:
+        raise ValueError("sample needs the run folder as its first argument")
+    print(sample(Path(given[0]), said.build()))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@
     python -m experiments.train --list
 
 The same command again continues a run that was interrupted, bit for bit; a finished run
-is only evaluated again.
+is only evaluated again. SIGINT (ctrl-C) and SIGTERM save and leave with exit code 75.
 """
 
 import dataclasses
@@ -23,6 +23,9 @@ from experiments import configs
 from experiments.engine.evaluation import evaluate
 from experiments.engine.experiment import TABLES, Experiment, choose, smoke
 from experiments.engine.loop import train
+from experiments.engine.processes import join
+from experiments.engine.stopping import Stop
+from experiments.entry import entry_point
 from experiments.language import command
 from experiments.language.sentence import Use
 
@@ -36,46 +39,60 @@ class Command(Experiment):
         smoke: run a tiny version, to see in seconds that everything works.
         distributed: join the other processes of a cluster: one process per host, the
             same command in each.
+        coordinator: HOST:PORT of the first process, where no cluster is detected.
+        process_count: number of processes, where no cluster is detected.
+        process_index: number of this process, from 0, where no cluster is detected.
     """
 
     run: str | None = None
     smoke: bool = False
     distributed: bool = False
+    coordinator: str | None = None
+    process_count: int | None = None
+    process_index: int | None = None
 
 
+@entry_point
 def main(arguments: Sequence[str]) -> None:
     """Parse ``[NAME] [--joint NAME] [--joint.option VALUE] …``, train and evaluate."""
+    if "--list" in arguments:
+        print(configs.listing())
+        return
     named = bool(arguments) and not arguments[0].startswith("-")
     name = arguments[0] if named else configs.DEFAULT
-    try:
-        if "--list" in arguments:
-            print(configs.listing())
-            return
-        experiment = configs.get(name)
-        if "--smoke" in arguments:  # before all else: what is said wins
-            experiment = smoke(experiment)
-        if named is False and (late := set(arguments) & set(configs.names())):
-            raise ValueError(f"the experiment comes first: train {min(late)} …")
-        said = command.parse(
-            Use(Command, vars(experiment)),
-            TABLES,
-            arguments[1:] if named else arguments,
-            program=f"python -m experiments.train {name}",
-            description=f"{configs.summary(name)} Others: --list.",
-            choose=partial(choose, teacher=configs.teacher_of(name)),
-        )
-        parts = {field.name for field in dataclasses.fields(Experiment)}
-        experiment = Experiment(**{part: said[part] for part in parts})
-        run = Path(said["run"] or f"runs/{name}{'_smoke' if said['smoke'] else ''}")
-        if said["distributed"]:
-            jax.distributed.initialize()
-        train(experiment, run)
+    said = _parse(name, arguments[1:] if named else arguments, named=named)
+    parts = {field.name for field in dataclasses.fields(Experiment)}
+    experiment = Experiment(**{part: said[part] for part in parts})
+    run = Path(said["run"] or f"runs/{name}{'_smoke' if said['smoke'] else ''}")
+    # First of all, and before the signals are ours: it takes SIGTERM.
+    join(
+        said["coordinator"],
+        said["process_count"],
+        said["process_index"],
+        distributed=said["distributed"],
+    )
+    with Stop() as stop:
+        train(experiment, run, stop=stop)
         if jax.process_count() == 1:
             evaluate(run)
         elif jax.process_index() == 0:
             print(f"trained; now on one host: python -m experiments.evaluate {run}")
-    except (ValueError, FileNotFoundError, ImportError) as error:
-        raise SystemExit(f"error: {error}") from error
+
+
+def _parse(name: str, arguments: Sequence[str], *, named: bool) -> Use:
+    experiment = configs.get(name)
+    if "--smoke" in arguments:  # before all else: what is said wins
+        experiment = smoke(experiment)
+    if not named and (late := set(arguments) & set(configs.names())):
+        raise ValueError(f"the experiment comes first: train {min(late)} …")
+    return command.parse(
+        Use(Command, vars(experiment)),
+        TABLES,
+        arguments,
+        program=f"python -m experiments.train {name}",
+        description=f"{configs.summary(name)} Others: --list.",
+        choose=partial(choose, teacher=configs.teacher_of(name)),
+    )
 
 
 if __name__ == "__main__":

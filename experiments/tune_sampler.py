@@ -25,10 +25,12 @@ import tyro
 from experiments import plots
 from experiments.engine import learn_solver, solver_files
 from experiments.engine import run as run_folder
+from experiments.engine.files import write_atomically
 from experiments.engine.learn_solver import Bench
 from experiments.engine.run import Trained
 from experiments.engine.sampling import SOLVERS
 from experiments.engine.solver_files import Entry
+from experiments.entry import entry_point
 from experiments.language.sentence import Use, use
 from experiments.methods.base import jumps
 from flowjax import times
@@ -147,6 +149,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
     plots.plt.close(figure)
 
 
+@entry_point
 def main(
     run: tyro.conf.Positional[Path],
     *,
@@ -175,18 +178,15 @@ def main(
         seed: determines the noise.
     """
     wanted = {"bespoke": bespoke, "boss": boss, "search": search}
-    try:
-        if not nfe or min(nfe) < 1 or count < 1 or learning_steps < 1:
-            raise ValueError("nfe, count and learning-steps must be positive")
-        bench = Bench(run_folder.restore(run), guidance, tolerance, seed)
-        learners = {
-            name: partial(learner, steps=learning_steps)
-            for name, learner in learn_solver.LEARNERS.items()
-            if wanted[name]
-        }
-        result, winners = tune(bench, nfe, learners=learners, count=count)
-    except (ValueError, FileNotFoundError, ImportError, FloatingPointError) as error:
-        raise SystemExit(f"error: {error}") from error
+    if not nfe or min(nfe) < 1 or count < 1 or learning_steps < 1:
+        raise ValueError("nfe, count and learning-steps must be positive")
+    bench = Bench(run_folder.restore(run), guidance, tolerance, seed)
+    learners = {
+        name: partial(learner, steps=learning_steps)
+        for name, learner in learn_solver.LEARNERS.items()
+        if wanted[name]
+    }
+    result, winners = tune(bench, nfe, learners=learners, count=count)
     settings = {
         "step": bench.trained.step,
         "guidance": guidance,
@@ -195,7 +195,7 @@ def main(
         "seed": seed,
     }
     text = json.dumps({**settings, **result}, indent=1) + "\n"
-    run_folder.write_atomically(run / "tuning.json", text)
+    write_atomically(run / "tuning.json", text)
     solver_files.save_entries(run / "sampler.json", winners)
     draw(result, run / "tuning.png")
     print(f"{run / 'sampler.json'}, tuning.json and tuning.png are written", flush=True)

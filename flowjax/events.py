@@ -7,9 +7,11 @@ Here the one is spread over the other, and the other is gathered into the one.
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
-from flowjax.typing import PerExample, State
+from flowjax.contracts import checked
+from flowjax.typing import PerExample
 
 
+@checked
 def expand_like(
     w: Shaped[Array, "batch *leading"], x: Shaped[Array, "batch *event"]
 ) -> Shaped[Array, "batch *ones"]:
@@ -20,6 +22,7 @@ def expand_like(
     return jnp.reshape(w, w.shape + (1,) * (x.ndim - w.ndim))
 
 
+@checked
 def over_event(
     w: Float[Array, "batch *leading"], x: Shaped[Array, "batch *event"]
 ) -> Shaped[Array, "batch *ones"]:
@@ -31,16 +34,19 @@ def over_event(
     return expand_like(w, x).astype(x.dtype)
 
 
+@checked
 def flatten_event(x: Shaped[Array, "batch *event"]) -> Shaped[Array, "batch dim"]:
     """Return ``x`` with its event as one axis [batch, dim], of length 1 for numbers."""
     return x.reshape((len(x), -1))
 
 
-def event_mean(x: State) -> PerExample:
+@checked
+def event_mean(x: Float[Array, "batch *event"]) -> PerExample:
     """Return the mean of every row over its event [batch]."""
     return flatten_event(x).mean(1)
 
 
-def event_sum(x: State) -> PerExample:
+@checked
+def event_sum(x: Float[Array, "batch *event"]) -> PerExample:
     """Return the sum of every row over its event [batch]."""
     return flatten_event(x).sum(1)

@@ -1,13 +1,14 @@
 """Sources: where the noise that a flow starts from is drawn."""
 
-from typing import Protocol, runtime_checkable
+from typing import Annotated, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from flowjax.typing import PRNGKey, State
+from flowjax.contracts import checked
+from flowjax.typing import Count, PRNGKey, Range, State
 
 
 @runtime_checkable
@@ -19,11 +20,13 @@ class Source(Protocol):
         ...
 
 
-def normal(key: PRNGKey, batch: int, event: tuple[int, ...], /) -> State:
+@checked
+def normal(key: PRNGKey, batch: Count, event: tuple[int, ...], /) -> State:
     """Draw standard normal noise [batch, *event], in the default floating dtype."""
     return jax.random.normal(key, (batch, *event))
 
 
+@checked
 def sparse_directions(
     data: Float[np.ndarray | Array, "n *event"], *, largest_cosine: float = 0.01
 ) -> Float[np.ndarray, "r dim"]:
@@ -60,14 +63,15 @@ def sparse_directions(
     return candidates[(candidates @ units.T).max(1) <= largest_cosine]
 
 
+@checked
 def pruned_normal(
     key: PRNGKey,
-    batch: int,
+    batch: Count,
     event: tuple[int, ...],
     directions: Float[np.ndarray | Array, "r dim"],
     *,
-    threshold: float,
-    attempts: int = 64,
+    threshold: Annotated[float, Range(0, 1, "(]")],
+    attempts: Count = 64,
 ) -> State:
     """Draw standard normal noise that points along none of ``directions``.
 
@@ -98,8 +102,6 @@ def pruned_normal(
             f"`directions` must have shape [r, {size}] for the event {event}; got "
             f"{axes.shape}"
         )
-    if not 0 < threshold <= 1:
-        raise ValueError(f"`threshold` must lie in (0, 1]; got {threshold}")
 
     def draw(attempt: int | Array) -> State:
         return jax.random.normal(jax.random.fold_in(key, attempt), (batch, size))
@@ -120,6 +122,7 @@ def pruned_normal(
     return x.reshape((batch, *event))
 
 
+@checked
 def anneal_source(key: PRNGKey, x0: State, beta: float | Float[Array, ""]) -> State:
     """Return ``sqrt(1 - beta^2) x0 + beta noise``: from independent to teacher's pairs.
 

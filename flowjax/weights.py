@@ -4,17 +4,17 @@ Each is a function of time for `flowjax.objectives.penalties.weighted`. A weight
 alone leaves the minimiser of flow matching where it is.
 """
 
-from typing import get_args
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from flowjax.contracts import checked
 from flowjax.fields import Prediction
 from flowjax.interpolants import Interpolant, coefficients
 from flowjax.typing import TimeFunction
 
 
+@checked
 def prediction_weight(interpolant: Interpolant, prediction: Prediction) -> TimeFunction:
     """Return w(t) such that ``w |dv|^2`` is the squared error of another prediction.
 
@@ -29,10 +29,6 @@ def prediction_weight(interpolant: Interpolant, prediction: Prediction) -> TimeF
     Raises:
         ValueError: for an unknown prediction.
     """
-    if prediction not in get_args(Prediction):
-        raise ValueError(
-            f"`prediction` must be one of {get_args(Prediction)}; got {prediction!r}"
-        )
 
     def weight(t: Float[Array, "..."], /) -> Float[Array, "..."]:
         c = coefficients(interpolant, t)
@@ -48,6 +44,7 @@ def prediction_weight(interpolant: Interpolant, prediction: Prediction) -> TimeF
     return weight
 
 
+@checked
 def likelihood_weight(interpolant: Interpolant) -> TimeFunction:
     """Return ``w = -alpha / (sigma D)``, ``D = alpha sigma' - sigma alpha'``.
 
@@ -66,6 +63,7 @@ def likelihood_weight(interpolant: Interpolant) -> TimeFunction:
     return weight
 
 
+@checked
 def moment_weight(
     interpolant: Interpolant, *, bias: float = 5.0, power: float = 1.0
 ) -> TimeFunction:

@@ -37,6 +37,9 @@ MEMBERS = {
     "mlp": (small_mlp, (3,)),
     "dit": (functools.partial(small_dit, depth=2), (4, 4, 2)),
     "dit scan": (functools.partial(small_dit, depth=3, scan=True), (4, 4, 2)),
+    "mlp array": (small_mlp, (2, 3)),
+    "dit sequence": (functools.partial(small_dit, depth=2), (6, 2)),
+    "dit volume": (functools.partial(small_dit, depth=2), (2, 4, 2, 1)),
 }
 members = pytest.mark.parametrize("member", MEMBERS)
 
@@ -48,6 +51,8 @@ OPTIONS = {
     "decoder": {"times": "start", "decoder_depth": 1},
     "zero_init_duration": {"zero_init_duration": True},
     "guidance": {"guidance": True},
+    "vector": {"vector_features": 2},
+    "array": {"array_channels": 2},
     "out_features": {"out_features": 5},
     "tap": {"tap": 0},
 }
@@ -57,6 +62,8 @@ EVERYTHING = {
     "decoder_depth": 1,
     "guidance": True,
     "num_classes": 3,
+    "vector_features": 2,
+    "array_channels": 1,
     "out_features": 5,
     "tap": 0,
 }
@@ -72,21 +79,29 @@ CASES["dit scan context"] = ("dit scan", CONTEXT)
 cases = pytest.mark.parametrize("case", CASES)
 
 
-def condition(net, batch=4):
+def condition(net, event, batch=4):
     """What the network conditions on, a row each."""
     rng = np.random.default_rng(7)
     label = jnp.arange(batch) % 4 if net.num_classes else None
-    if not net.guidance:
-        return label
-    scale = jnp.asarray(1 + 3 * rng.random(batch))
-    return {"label": label, "scale": scale, "interval": jnp.asarray(rng.random((4, 2)))}
+    named = {} if label is None else {"label": label}
+    if net.guidance:
+        named["scale"] = jnp.asarray(1 + 3 * rng.random(batch))
+        named["interval"] = jnp.asarray(rng.random((batch, 2)))
+    if net.vector_features:
+        named["vector"] = jnp.asarray(rng.normal(size=(batch, net.vector_features)))
+    if net.array_channels:
+        shape = (batch, *event[:-1], net.array_channels)
+        named["array"] = jnp.asarray(rng.normal(size=shape))
+    if net.vector_features or net.array_channels:
+        named["given"] = jnp.arange(batch) != 1
+    return label if named.keys() <= {"label"} else named
 
 
 def prepare(member, **options):
     """A float64 network, random parameters and the inputs."""
     make, event = MEMBERS[member]
     net = make(**float64(**options))
-    args = (*inputs(event), condition(net))
+    args = (*inputs(event), condition(net, event))
     return net, initialise(net, *args), args
 
 

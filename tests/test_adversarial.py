@@ -153,7 +153,7 @@ def test_adversarial_terms_name_bad_shapes(key, untyped):
     def wide(x, t, cond=None, /):
         return x[:, :1]
 
-    with pytest.raises(ValueError, match=r"must return \[batch\]=\(4,\); got \(4, 1\)"):
+    with pytest.raises(ValueError, match=r"must return shape \[batch\]=\(4,\); got"):
         adversarial.generator_loss(wide, x)
     with pytest.raises(ValueError, match="`fake` must have shape"):
         adversarial.discriminator_loss(wide, x, x[:2])

@@ -504,7 +504,7 @@ def test_the_mixture_may_be_traced():
         (([[1.0]], [[0.0]], [[1.0]]), r"`weights` .* got \(1, 1\)"),
         (([1.0], [[0.0, 1.0]], [[1.0]]), r"`stds` must be a scalar or have shape"),
         (([1.0, 0.0], [[0.0], [1.0]], 1.0), "`weights` must be positive"),
-        (([1.0, float("nan")], [[0.0], [1.0]], 1.0), "`weights` must be positive"),
+        (([1.0, float("nan")], [[0.0], [1.0]], 1.0), "`weights` must be finite"),
         (([1.0], [[0.0]], [[-1.0]]), "`stds` must not be negative"),
     ],
 )

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from flowjax import interpolants, objectives
-from flowjax.fields import chained, euler_step
+from flowjax.fields import chained, euler_step, total_derivative
 from flowjax.objectives import penalties
 from tests.comparing import assert_trees_close
 from tests.members import truth_of
@@ -209,25 +209,47 @@ def test_velocity_distillation_is_stationary_at_the_truth(key):
     assert jnp.abs(jax.grad(lambda theta: loss(theta).mean())(0.2)) > 1e-3
 
 
-@pytest.mark.parametrize("alpha", [1.0, 0.3, 1e-2])
+@pytest.mark.parametrize("alpha", [1.0, 0.3, 1e-2, 0.0])
 def test_adaptive_penalty_gives_the_weight_of_alpha_flow(key, alpha):
+    """As its authors' code weighs rows: those with s = t, and alpha = 0, by 1."""
     params, path, s = random_problem(key, share_equal=0.0)
-    field, c = partial(network, params), 1e-3
+    s = jnp.where(jnp.arange(len(s)) % 4 == 0, path.t, s)
+    field, c, moved = partial(network, params), 1e-3, s != path.t
 
     def gradient(loss):
         return jax.grad(lambda p: loss(partial(network, p)).sum())(params)
 
     def ours(u):
-        offset = c / alpha**2
+        dim = path.x.shape[1]
+        discrete = moved & (alpha > 0)
+        offset = c * dim / jnp.where(discrete, alpha, 1) ** 2
         penalty = penalties.adaptive(power=1.0, offset=offset)
         return objectives.alpha_flow(u, path, s, alpha, penalty=penalty, clip=None)
 
     def papers(u):
-        x, t = path.x, path.t
-        m = t + alpha * (s - t)
-        later = field(x + (m - t)[:, None] * path.v, m, s)
-        residual = u(x, t, s) - alpha * path.v - (1 - alpha) * later
-        square = jnp.square(residual).sum(1)
-        return square * jax.lax.stop_gradient(alpha / (square + c))
+        x, t, v = path.x, path.t, path.v
+        if alpha > 0:
+            m = t + alpha * (s - t)
+            later = field(x + (m - t)[:, None] * v, m, s)
+            target = jnp.where(moved[:, None], alpha * v + (1 - alpha) * later, v)
+        else:
+            slope = total_derivative(field, x, t, s, v)[1]
+            target = v + (s - t)[:, None] * slope
+        a = jnp.where(moved, alpha if alpha > 0 else 1.0, 1.0)
+        square = jnp.square(u(x, t, s) - jax.lax.stop_gradient(target)).mean(1)
+        return square * jax.lax.stop_gradient(a / (square + c))
 
     assert_trees_close(gradient(ours), gradient(papers), rtol=1e-8)
+
+
+def test_rows_of_mixed_alpha_are_refused_or_nan(key):
+    params, path, s = random_problem(key, share_equal=0.0)
+    alpha = jnp.where(jnp.arange(len(s)) == 2, 0.0, 0.5)
+
+    def losses(alpha):
+        return objectives.alpha_flow(partial(network, params), path, s, alpha)
+
+    with pytest.raises(ValueError, match="`alpha` must be 0 for all rows or for none"):
+        losses(alpha)
+    np.testing.assert_array_equal(jnp.isnan(jax.jit(losses)(alpha)), alpha == 0)
+    assert jnp.isfinite(jax.jit(losses)(jnp.zeros_like(alpha))).all()

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from functools import partial
 
 import chex
@@ -20,6 +21,7 @@ import pytest
 
 from flowjax.training import (
     Checkpointer,
+    checkpoint_record,
     ema,
     init_state,
     jit_over_mesh,
@@ -296,9 +298,170 @@ def test_a_flipped_bit_is_found_by_the_checksum(tmp_path):
     named = r"checksums differ for \.(ema_)?params\['w'\]"
     with (
         pytest.warns(RuntimeWarning, match=named),
-        pytest.raises(RuntimeError, match="all checkpoints"),
+        pytest.raises(OSError, match="all checkpoints"),
     ):
         restore(tmp_path)
+
+
+def flip(path, position, bit):
+    content = bytearray(path.read_bytes())
+    content[position] ^= 1 << bit
+    path.write_bytes(content)
+
+
+def bits_of(path, count, rng):
+    """Places of bits, as byte and bit."""
+    places = rng.integers(0, 8 * _size(path), count)
+    return [divmod(int(place), 8) for place in places]
+
+
+def check_every_file(tmp_path, count):
+    """Flip bits one by one; what is restored is right, or the checkpoint before."""
+    with Checkpointer(tmp_path / "run", config=CONFIG) as checkpointer:
+        for step in (1, 2):
+            checkpointer.save(step, filled(step), Counter(8000 + step))
+    files = [p for p in (tmp_path / "run" / "2").rglob("*") if p.is_file()]
+    assert {"record", "state"} <= {p.parent.name for p in files}
+    rng = np.random.default_rng(0)
+    steps = set()
+    for path in filter(_size, files):
+        whole = path.read_bytes()
+        for position, bit in bits_of(path, count, rng):
+            flip(path, position, bit)
+            iterator = Counter()
+            with (
+                warnings.catch_warnings(),
+                Checkpointer(tmp_path / "run", config=CONFIG, read_only=True) as c,
+            ):
+                warnings.simplefilter("ignore", RuntimeWarning)
+                restored = c.restore(filled(0), iterator)
+            where = f"{path.relative_to(tmp_path)}, bit {bit} of byte {position}"
+            assert iterator.at == 8000 + restored[1], where
+            assert_restored(restored, restored[1])
+            path.write_bytes(whole)
+            steps.add((path.name, restored[1]))
+    return steps
+
+
+@damaging
+def test_a_flipped_bit_in_any_file_is_harmless_or_found(tmp_path):
+    assert len(check_every_file(tmp_path, 2)) > 5
+
+
+@pytest.mark.slow
+@damaging
+def test_every_kind_of_flipped_bit_is_harmless_or_found(tmp_path):
+    check_every_file(tmp_path, 40)
+
+
+@damaging
+@pytest.mark.parametrize("old", ["8002", "sha256", "cursors"])
+def test_no_bit_of_the_record_is_trusted(tmp_path, old):
+    """Neither the position in the data, nor the checksum, nor what it is called."""
+    with Checkpointer(tmp_path) as checkpointer:
+        for step in (1, 2):
+            checkpointer.save(step, filled(step), Counter(8000 + step))
+    (path,) = [
+        p for p in (tmp_path / "2/record").iterdir() if b"8002" in p.read_bytes()
+    ]
+    place = path.read_bytes().index(old.encode())
+    flip(path, place, 0)
+    iterator = Counter()
+    with Checkpointer(tmp_path) as checkpointer:
+        with pytest.warns(RuntimeWarning, match="step 2"):
+            restored = checkpointer.restore(filled(0), iterator)
+    assert_restored(restored, 1)
+    assert iterator.at == 8001
+
+
+FULL = """
+import resource, sys, jax, jax.numpy as jnp, optax
+from flowjax.training import Checkpointer, init_state
+params = {"w": jax.random.normal(jax.random.key(0), (200, 200))}
+state = init_state(jax.random.key(0), params, optax.sgd(0.1))
+resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+try:
+    with Checkpointer(sys.argv[1]) as checkpointer:
+        checkpointer.save(1, state)
+        checkpointer.wait()
+except OSError as error:
+    print(error)
+"""
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_said_in_a_line(tmp_path):
+    root = os.path.dirname(os.path.dirname(__file__))
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        # A file that is cut off must not be what other processes read.
+        env={
+            **os.environ,
+            "PYTHONPATH": root,
+            "JAX_ENABLE_COMPILATION_CACHE": "false",
+        },
+    )
+    (line,) = done.stdout.splitlines()
+    assert line.startswith(f"{tmp_path} can't be written: ")
+    assert "File too large" in line
+
+
+def test_a_record_of_an_earlier_version_is_no_damage(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint_record, "seal", lambda record: record)
+    saved(tmp_path, 1)
+    with pytest.raises(ValueError, match="an earlier version of this code"):
+        restore(tmp_path)
+
+
+# Numbers that are not finite.
+
+
+def spoilt(field, value, step=2):
+    """A state with one number spoilt, in a leaf of a field."""
+    state = filled(step)
+    leaves, structure = jax.tree.flatten(getattr(state, field))
+    (i, leaf), *_ = [(i, x) for i, x in enumerate(leaves) if x.ndim == 1]
+    leaves[i] = leaf.at[1].set(value)
+    return state._replace(**{field: jax.tree.unflatten(structure, leaves)})
+
+
+@pytest.mark.parametrize("value", [jnp.nan, jnp.inf, -jnp.inf])
+@pytest.mark.parametrize("field", ["params", "ema_params", "opt_state"])
+def test_a_state_that_is_not_finite_is_not_saved(tmp_path, field, value):
+    saved(tmp_path, 1)
+    with (
+        Checkpointer(tmp_path) as checkpointer,
+        pytest.raises(FloatingPointError, match=rf"after step 2 .* \.{field}.*'b'\]"),
+    ):
+        checkpointer.save(2, spoilt(field, value))
+    assert_restored(restore(tmp_path), 1)
+
+
+def test_an_optimiser_may_begin_at_infinity(tmp_path):
+    state = filled(1)._replace(opt_state={"best": jnp.array(jnp.inf)})
+    with Checkpointer(tmp_path) as checkpointer:
+        checkpointer.save(1, state)
+        restored, _ = checkpointer.restore(state)
+        chex.assert_trees_all_equal(restored, state)
+        with pytest.raises(FloatingPointError, match="best"):
+            checkpointer.save(2, state._replace(opt_state={"best": jnp.array(jnp.nan)}))
+
+
+@damaging
+def test_a_stored_state_that_is_not_finite_is_passed_over(tmp_path, monkeypatch):
+    saved(tmp_path, 1)
+    survey = checkpoint_record.survey
+    with monkeypatch.context() as patch, Checkpointer(tmp_path) as checkpointer:
+        patch.setattr(
+            checkpoint_record, "survey", lambda state: survey(state)._replace(broken=[])
+        )
+        checkpointer.save(2, spoilt("params", jnp.nan))
+    with pytest.warns(RuntimeWarning, match=r"step 2 .* not finite: \.params\['b'\]"):
+        assert_restored(restore(tmp_path), 1)
+    assert (tmp_path / "damaged-2").is_dir()
 
 
 @damaging
@@ -308,7 +471,7 @@ def test_all_checkpoints_damaged(tmp_path):
         truncate(large_file(tmp_path / step))
     with (
         pytest.warns(RuntimeWarning),
-        pytest.raises(RuntimeError, match=rf"all .* in {tmp_path} .*step 2: .*step 1:"),
+        pytest.raises(OSError, match=rf"all .* in {tmp_path} .*step 2: .*step 1:"),
     ):
         restore(tmp_path)
     # Nothing replaces them, so they are left as they are.

@@ -70,7 +70,7 @@ def test_sharded_rows_stay_on_their_devices(x64):
     ("rows", "chunks", "message"),
     [
         (jnp.zeros((6, 2)), 4, "`chunks` must divide the batch 6; got 4"),
-        (jnp.zeros((6, 2)), 0, "`chunks` must divide"),
+        (jnp.zeros((6, 2)), 0, "`chunks` must be at least 1; got 0"),
         ((jnp.zeros((6, 2)), jnp.zeros(5)), 1, "one leading axis"),
         (jnp.zeros(()), 1, "one leading axis"),
         (None, 1, "one leading axis"),

@@ -15,6 +15,7 @@ from flowjax.networks import (
 from tests.comparing import relative
 from tests.network_options import (
     CONTEXT,
+    MEMBERS,
     assert_equal,
     float64,
     inputs,
@@ -99,7 +100,7 @@ def test_separate_conditions_sum_to_the_joint_one(x64):
 def test_every_condition_enters_by_its_tokens(x64):
     net, params, (x, t, s, cond) = prepare("dit", **CONTEXT | {"velocity_head": 0})
     own = params["params"]
-    assert own["context"].shape == (2 * 6, 8)
+    assert own["context"].shape == (2 * 7, 8)
     assert own["block_0"]["constant_modulation"].shape == (1, 1, 6 * 8)
     assert "modulation" not in own
     interval = cond["interval"]
@@ -107,6 +108,7 @@ def test_every_condition_enters_by_its_tokens(x64):
         (t + 0.2, s + 0.2, cond),
         (t, s + 0.2, cond),
         (t, s, cond | {"label": (cond["label"] + 1) % 4}),
+        (t, s, cond | {"vector": cond["vector"] + 1}),
         (t, s, cond | {"scale": 2 * cond["scale"]}),
         (t, s, cond | {"interval": interval.at[:, 0].add(0.1)}),
         (t, s, cond | {"interval": interval.at[:, 1].add(0.1)}),
@@ -167,3 +169,61 @@ def test_guidance_takes_the_condition(x64):
     rise = u(x, t, t, cond) - u(x, t, t, unconditional)
     moved = np.asarray(cond["label"] != 3)
     assert_equal(target[moved], (x + kappa[:, None] * rise)[moved])
+
+
+GIVEN = {"vector_features": 2, "array_channels": 1, "num_classes": 3}
+
+
+@pytest.mark.parametrize("member", MEMBERS)
+def test_a_row_reads_what_it_is_given(member, x64):
+    net, params, (x, t, s, cond) = prepare(member, **GIVEN)
+    assert not cond["given"][1]
+
+    def spoilt(name):
+        return net.apply(params, x, t, s, cond | {name: cond[name] + 1})
+
+    out, vector, array = run(
+        lambda: (net.apply(params, x, t, s, cond), spoilt("vector"), spoilt("array"))
+    )
+    for other in (vector, array):
+        change = np.abs(np.asarray(other - out)).reshape(4, -1).max(1)
+        assert change[1] == 0
+        assert (change[[0, 2, 3]] > 1e-6).all()
+
+
+@pytest.mark.parametrize("member", ["mlp", "dit"])
+def test_what_is_left_out_is_given_to_no_row(member, x64):
+    net, params, (x, t, s, cond) = prepare(member, **GIVEN)
+    nothing = guidance.drop_condition(
+        jax.random.key(0),
+        cond,
+        null={"label": 3, "vector": 0.0, "array": 0.0, "given": False},
+        probability=1.0,
+    )
+    conditions = (nothing, None, {"label": nothing["label"]}, {"given": cond["given"]})
+    dropped, *others = run(lambda: [net.apply(params, x, t, s, c) for c in conditions])
+    assert_equal(others, [dropped] * 3)
+
+
+@pytest.mark.parametrize("label", [-1, -2, 4, 7])
+def test_a_label_off_the_table_known_late_gives_nan(label, x64):
+    net, params, (x, t, s, _) = prepare("mlp", num_classes=3)
+    out = jax.jit(net.apply)(params, x, t, s, jnp.array([0, label, 3, 1]))
+    np.testing.assert_array_equal(np.isnan(out).any(1), [False, True, False, False])
+
+
+@pytest.mark.parametrize(
+    ("cond", "message"),
+    [
+        ({"vector": jnp.zeros((4, 3))}, r"`cond\['vector'\]` must have shape \(4, 2\)"),
+        ({"array": jnp.zeros((4, 2))}, r"`cond\['array'\]` must have shape \(4, 1\)"),
+        ({"vector": jnp.zeros((4, 2), int)}, "must have a floating dtype"),
+        ({"given": jnp.zeros(4)}, "must have dtype bool"),
+        ({"vectors": jnp.zeros((4, 2))}, "dict of 'label', 'vector', 'array', 'given'"),
+        (jnp.zeros(4, int), "must be a dict of 'label', 'vector'"),
+    ],
+)
+def test_other_conditions_are_refused(cond, message, untyped, x64):
+    net, params, (x, t, s, _) = prepare("mlp", **GIVEN)
+    with pytest.raises(ValueError, match=message):
+        net.apply(params, x, t, s, cond)

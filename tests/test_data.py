@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -300,6 +301,21 @@ def test_digits_survive_a_quicker_process_and_an_interrupted_one(tmp_path, monke
         digits.prepare(tmp_path / "other")
 
 
+@pytest.mark.parametrize(
+    "lost", ["features.json", "dataset_info.json", "*-test.array_record*", "*"]
+)
+def test_digits_that_are_prepared_in_part_are_prepared_again(lost, tmp_path):
+    from flowjax.data import digits
+
+    place = Path(digits.prepare(tmp_path))
+    for file in place.glob(lost):
+        file.unlink()
+    assert digits.prepare(tmp_path) == str(place)
+    source = load_source("digits", "test", data_dir=tmp_path)
+    assert len(source) == digits.NUM_TEST
+    assert len(list(place.parent.glob("damaged.*"))) == 1
+
+
 @pytest.mark.slow
 def test_digits_race_of_processes_with_equal_seeds(tmp_path):
     code = (
@@ -332,7 +348,7 @@ def test_sources_name_the_missing_extra(module, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
     monkeypatch.delitem(sys.modules, "flowjax.data.digits", raising=False)
     monkeypatch.delattr(flowjax.data, "digits", raising=False)
-    message = rf"`{module}` is not installed.*pip install 'flowjax-matching\[data\]'"
+    message = rf"`{module}` is not installed.*pip install .*'tensorflow-datasets"
     with pytest.raises(ImportError, match=message):
         load_source("digits", "train")
 
@@ -340,9 +356,11 @@ def test_sources_name_the_missing_extra(module, monkeypatch):
 def test_digits_and_batches_name_the_missing_extra(monkeypatch, tmp_path):
     for module in ("sklearn.datasets", "grain"):
         monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(ImportError, match=r"`sklearn.datasets` is not inst.*\[data\]"):
+    with pytest.raises(
+        ImportError, match=r"`sklearn.datasets` is not inst.*'scikit-learn>="
+    ):
         load_source("digits", "train", data_dir=tmp_path)
-    with pytest.raises(ImportError, match=r"`grain` is not installed.*\[data\]"):
+    with pytest.raises(ImportError, match=r"`grain` is not installed.*'grain>="):
         index_batches(batch_size=2)
 
 
@@ -380,7 +398,7 @@ def test_load_arrays_scales_to_the_unit_range(data_dir):
 
 
 def test_source_errors(data_dir, tmp_path):
-    command = r"python -m experiments.prepare_data mnist --data-dir"
+    command = r"flowjax.data.prepare_image_set\('mnist', data_dir="
     with pytest.raises(FileNotFoundError, match=command):
         load_source("mnist", "train", data_dir=data_dir)
     with pytest.raises(ValueError, match=r"'digits' or an image set.*got 'mnits'"):
@@ -584,13 +602,15 @@ def test_prepare_data_command(data_dir, capsys, monkeypatch):
     for name in ("digits", "tiny_images"):
         prepare_data.main(name, data_dir=data_dir)
     shown = capsys.readouterr().out
-    assert f"sklearn_digits is in {data_dir}" in shown
+    assert f"digits is in {data_dir}" in shown
     assert "train: 1500, test: 297" in shown
     assert "train: 7" in shown
     with pytest.raises(SystemExit, match="got 'mnits'"):
         prepare_data.main("mnits", data_dir=data_dir)
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(SystemExit, match=r"TensorFlow.*flowjax-matching\[prepare\]"):
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    with pytest.raises(
+        SystemExit, match=r"`tensorflow` is not installed.*'tensorflow>="
+    ):
         prepare_data.main("mnist", data_dir=data_dir)
 
 

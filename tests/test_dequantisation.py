@@ -13,7 +13,8 @@ from scipy.stats import norm
 
 from experiments import configs
 from experiments import likelihood as bits
-from experiments.data import Example
+from experiments.data import Conditions, Example
+from experiments.data.forms import ImageForm
 from experiments.engine import run
 from experiments.engine.model import Model
 from flowjax import analytic, interpolants
@@ -193,7 +194,10 @@ def test_an_experiment_knows_the_values_of_the_digits():
     options = {"probes": 1, "examples": 60, "batch_size": 25}
     with jax.enable_x64(False):
         # A network is at rest at the start.
-        model = Model(configs.get(configs.DEFAULT), Example((8, 8, 1), 10))
+        model = Model(
+            configs.get(configs.DEFAULT),
+            Example((8, 8, 1), Conditions(10), ImageForm(maximum=16)),
+        )
         with jax.numpy_dtype_promotion("standard"):
             state = model.init(jax.random.key(0))
         trained = run.Trained(model, 0, state.params, state)
@@ -242,7 +246,7 @@ def test_bad_arguments(key):
         (partial(weighted, key, jnp.abs, x, draw, samples=2), "must return"),
         (
             partial(dequantisation.bits_per_dimension, jnp.ones(3), x),
-            "`log_probability` must have shape",
+            "batch is that of `log_probability`",
         ),
     ]:
         with pytest.raises(ValueError, match=message):

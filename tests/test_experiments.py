@@ -19,7 +19,8 @@ import pytest
 from experiments import compare, configs, train
 from experiments.data.points import Mixture
 from experiments.engine import evaluation, loop, run, samples
-from experiments.engine.experiment import TABLES, smoke
+from experiments.engine.experiment import TABLES, Evaluation, smoke
+from experiments.engine.metric_log import read_metrics
 from experiments.engine.model import Guidance, Model
 from experiments.engine.road import open_batches
 from experiments.engine.sampling import DIFFUSIONS, SOLVERS, Jumps, Multistep, Sde
@@ -93,7 +94,7 @@ def test_the_default_run_leaves_what_it_promises(digits_run):
     folder, output = digits_run
     assert "step 8/8" in output
     assert loaded(folder) == smoke(configs.get(configs.DEFAULT))
-    rows = run.read_metrics(folder / "metrics.jsonl")
+    rows = read_metrics(folder / "metrics.jsonl")
     assert [row["step"] for row in rows] == [2, 4, 6, 8]
     figures = json.loads((folder / "evaluation.json").read_text())["figures"]
     assert list(figures) == ["real", "1-step", "2-step", "4-step", "ODE"]
@@ -212,10 +213,10 @@ def test_without_a_velocity_there_is_no_ode_and_no_student(digits_run, monkeypat
     student = configs.get("digits_align_your_flow")
     teacher = use(Run, folder=str(folder))
     model = loop.make_model(student.vary(method={"teacher": teacher}))
-    assert "ODE" in evaluation._samplers(run.restore(folder))
+    assert "ODE" in evaluation._samplers(run.restore(folder), Evaluation())
     assert loop.open_teacher(model) is not None
     monkeypatch.setattr(METHODS["mean_flow"], "velocity", False)
-    assert "ODE" not in evaluation._samplers(run.restore(folder))
+    assert "ODE" not in evaluation._samplers(run.restore(folder), Evaluation())
     with pytest.raises(ValueError, match="MeanFlow leaves no velocity"):
         loop.open_teacher(model)
 
@@ -264,12 +265,14 @@ def test_sampling_adaptively_with_guidance(digits_run, tmp_path):
 
 def test_what_is_said_wins_over_the_small_form(tmp_path):
     flags = ["--smoke", "--training.steps", "4", "--network.depth", "1"]
+    flags += ["--training.previews"]
     code, output = call(
         "train", "density_mean_flow", *flags, "--run", tmp_path / "r", cwd=tmp_path
     )
     assert code == 0, output
     assert "step 4/4" in output
     assert loaded(tmp_path / "r").network["depth"] == 1
+    assert [p.name for p in (tmp_path / "r/previews").iterdir()] == ["00000004.png"]
 
 
 def test_a_run_that_was_told_the_guidance_is_sampled_by_it(tmp_path):
@@ -291,7 +294,7 @@ def test_every_way_of_sampling_a_run_has_its_cost(digits_run):
 
     def draw(sampler):
         options = {"count": 2, "seed": 0, "batch_size": 2, "guide": guide}
-        return samples.draw(trained, sampler, [1, 2], **options)
+        return samples.draw(trained, sampler, {"label": np.array([1, 2])}, **options)
 
     for thing in SOLVERS.values():
         solver = Use(thing, {"grid": grid})
@@ -343,9 +346,7 @@ def test_a_killed_run_continues_bit_for_bit(tmp_path):
     assert whole.keys() == killed.keys()
     for name in whole:
         np.testing.assert_array_equal(whole[name], killed[name], err_msg=name)
-    rows = [
-        run.read_metrics(tmp_path / r / "metrics.jsonl") for r in ("whole", "killed")
-    ]
+    rows = [read_metrics(tmp_path / r / "metrics.jsonl") for r in ("whole", "killed")]
     assert [[r["step"], r["loss"]] for r in rows[0]] == [
         [r["step"], r["loss"]] for r in rows[1]
     ]
@@ -395,7 +396,7 @@ def test_an_entry_that_a_run_did_not_know_has_its_default(digits_run, tmp_path):
 def test_evaluation_options_may_change(digits_run, tmp_path):
     model = run.load(digits_run[0])
     claimed(tmp_path, model)
-    changed = with_parts(model, evaluation={"samples": 7})
+    changed = with_parts(model, evaluation={"samples": 11})
     run.claim(tmp_path, changed)
     assert loaded(tmp_path) == changed.experiment
 
@@ -407,7 +408,7 @@ def test_evaluation_options_may_change(digits_run, tmp_path):
         ("[]", "it is no object"),
         ("{}", "lacks network"),
         ('{"objective": {}, "example": {}}', "earlier form"),
-        ('{"example": {"event": ["a"], "num_classes": 1}}', "lacks network"),
+        ('{"example": {"event": ["a"]}}', "lacks network"),
     ],
 )
 def test_a_damaged_configuration_names_its_file(text, message, tmp_path):
@@ -424,7 +425,8 @@ def test_a_run_is_read_without_its_data(digits_run, monkeypatch):
     monkeypatch.setattr("experiments.data.images._load", closed)
     trained = run.restore(digits_run[0])
     options = {"count": 2, "seed": 0, "batch_size": 2}
-    assert samples.draw(trained, Jumps(), [1, 2], **options).x.shape == (2, 8, 8, 1)
+    row = {"label": np.array([1, 2])}
+    assert samples.draw(trained, Jumps(), row, **options).x.shape == (2, 8, 8, 1)
 
 
 def test_a_truncated_newest_checkpoint_falls_back_with_a_warning(digits_run, tmp_path):
@@ -455,14 +457,17 @@ def test_a_truncated_newest_checkpoint_falls_back_with_a_warning(digits_run, tmp
         (["--network.num-heads", "5"], "num_heads"),
         (["digits_flow_matching", "--method.segments", "7"], "it reads --guidance"),
         (["--smoke", "density_mean_flow"], "the experiment comes first"),
-        (["density_mean_flow", "--network.guidance"], "guidance needs labels"),
+        (["density_mean_flow", "--network.guidance"], "guidance needs a condition"),
         (
-            ["--data.label-dropout", "0", "--evaluation.guidance", "2"],
-            "label_dropout is 0",
+            ["--data.condition-dropout", "0", "--evaluation.guidance", "2"],
+            "condition_dropout is 0",
         ),
         (["--training.seed", "-1"], "training.seed must not be negative"),
         (["--network.width", "-4"], "`width` must be"),
-        (["density_mean_flow", "--evaluation.guidance", "2"], "guidance needs labels"),
+        (
+            ["density_mean_flow", "--evaluation.guidance", "2"],
+            "guidance needs a condition",
+        ),
     ],
 )
 def test_bad_input_is_refused_before_any_work(arguments, message, tmp_path, capsys):
@@ -500,30 +505,3 @@ def test_the_list_of_experiments_is_printed(capsys):
     text = capsys.readouterr().out
     for name in ("cifar10_mean_flow", "alpha_flow", *TABLES["path"]):
         assert name in text
-
-
-def test_a_cut_off_metrics_line_is_dropped(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    path.write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "loss": 1.0}\n{"step": 3')
-    log = run.MetricLog(path, first_step=1)
-    log.write(2, {"loss": 0.5})
-    assert [row["loss"] for row in run.read_metrics(path)] == [2.0, 0.5]
-
-
-def test_metrics_go_to_other_writers_too(tmp_path, monkeypatch):
-    seen = []
-    monkeypatch.setitem(
-        run.WRITERS, "tensorboard", lambda folder: lambda *row: seen.append(row)
-    )
-    log = run.MetricLog(tmp_path / "m.jsonl", first_step=0, log_to=["tensorboard"])
-    log.write(3, {"loss": 0.5})
-    assert seen == [(3, {"loss": 0.5})]
-
-
-@pytest.mark.parametrize(
-    ("name", "module"), [("tensorboard", "tensorboardX"), ("wandb", "wandb")]
-)
-def test_a_writer_that_is_not_installed_is_named(name, module, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(ImportError, match=rf"`{module}` is not installed.*\[log\]"):
-        run.MetricLog(tmp_path / "m.jsonl", first_step=0, log_to=[name])

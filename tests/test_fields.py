@@ -14,9 +14,9 @@ pytestmark = pytest.mark.usefixtures("x64")
 PREDICTIONS = ("velocity", "x1", "x0", "score")
 
 
-def truth(prediction, interpolant):
+def truth(prediction, interpolant, name="two_modes_space"):
     """The closed-form field of one prediction."""
-    mixture = MIXTURES["two_modes_space"]()
+    mixture = MIXTURES[name]()
     if prediction == "x0":
 
         def noise(x, t, cond=None):
@@ -80,7 +80,7 @@ def test_convert_refuses_what_it_cannot_do(key):
         fields.convert(x, x, t, linear, source="x1", target="noise")  # type: ignore
     with pytest.raises(ValueError, match="without latent noise"):
         fields.convert(x, x, t, latent, source="x1", target="x0")
-    with pytest.raises(ValueError, match=r"`value` must have shape \(3, 3\)"):
+    with pytest.raises(ValueError, match=r"got \(3, 3\), and batch is that of `value`"):
         fields.convert(x[:2], x, t, linear, source="x1", target="x0")
 
 
@@ -236,3 +236,34 @@ def test_difference_quotient_is_first_order(key):
     assert 8 < errors[0] / errors[1] < 12
     with pytest.raises(ValueError, match="positive"):
         fields.difference_quotient(u, x, t, s, v, step=0.0)
+
+
+# Where a prediction says nothing about the velocity.
+SINGULAR = {"x1": [1.0], "x0": [0.0], "score": [0.0, 1.0]}
+
+
+@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize("source", SINGULAR)
+def test_every_prediction_is_integrated_onto_both_ends(key, source, backward):
+    """Where the conversion divides by zero, and adaptive steps ask for it."""
+    interpolant, name = interpolants.linear(), "round_plane"
+
+    def predicted(x, t, cond=None):
+        # What a network does there: anything finite, but not the limit.
+        value = truth(source, interpolant, name)(x, t)
+        nothing_left = jnp.isin(t, jnp.asarray(SINGULAR[source]))
+        return jnp.where(nothing_left[:, None], 0.1, value)
+
+    v = fields.reparameterize(predicted, interpolant, source=source)
+    x0 = jax.random.normal(key, (8, 2))
+    flow = analytic.flow_map(MIXTURES[name](), interpolant)
+    x1 = flow(x0, jnp.zeros(8), jnp.ones(8))
+    start, end = (x1, x0) if backward else (x0, x1)
+    steps = sampling.Adaptive(t0=float(backward), t1=float(not backward))
+    got, stats = jax.jit(lambda x: sampling.ode(v, x, steps=steps))(start)
+    assert stats.success
+    np.testing.assert_allclose(got, end, atol=2e-4)
+
+    strict = fields.reparameterize(predicted, interpolant, source=source, margin=0.0)
+    got, stats = jax.jit(lambda x: sampling.ode(strict, x, steps=steps))(start)
+    assert not np.allclose(got, end, atol=1e-2)

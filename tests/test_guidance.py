@@ -194,6 +194,58 @@ def test_guided_velocity_of_a_tree_drops_only_wholly_null_rows():
     np.testing.assert_array_equal(unchanged, [True] + [False] * 5)
 
 
+# What conditions are made of, each with its null.
+ENTRIES = {
+    "label": (jnp.asarray(LABELS), NULL),
+    "vector": (jnp.linspace(-1.0, 1.0, 12).reshape(6, 2), jnp.nan),
+    "embedding": (jnp.linspace(1.0, 2.0, 18).reshape(6, 3), jnp.asarray([0.0, -1, 0])),
+    "image": (jnp.linspace(-1, 1, 6 * 4).reshape(6, 2, 2, 1), jnp.zeros((2, 2, 1))),
+    "given": (jnp.ones(6, bool), False),
+}
+KEPT = {"scale": jnp.linspace(1.0, 3.0, 6), "nested": {"size": jnp.arange(6)}}
+
+
+@pytest.mark.parametrize("beside", [{}, KEPT], ids=["alone", "beside_others"])
+@pytest.mark.parametrize(
+    "names", [*((name,) for name in ENTRIES), tuple(ENTRIES)], ids="_".join
+)
+def test_a_row_is_dropped_as_a_whole_and_known_to_be(key, names, beside):
+    cond = {name: ENTRIES[name][0] for name in names} | beside
+    null = {name: ENTRIES[name][1] for name in names}
+    dropped = guidance.drop_condition(key, cond, null=null, probability=0.5)
+    lost = np.asarray(jax.random.bernoulli(key, 0.5, (6,)))
+    assert 0 < lost.sum() < 6
+    np.testing.assert_array_equal(guidance.is_null(dropped, null=null), lost)
+    assert not guidance.is_null(cond, null=null).any()
+    for name in names:
+        none = np.broadcast_to(null[name], cond[name][lost].shape)
+        np.testing.assert_array_equal(dropped[name][lost], none)
+        np.testing.assert_array_equal(dropped[name][~lost], cond[name][~lost])
+    for name, value in beside.items():
+        jax.tree.map(np.testing.assert_array_equal, dropped[name], value)
+
+    target = guidance.guided_velocity(
+        lambda x, t, s, c: jnp.ones_like(x), path(dropped), null=null, omega=2.0
+    )
+    guided = (np.asarray(target) != np.asarray(path().v)).all(axis=1)
+    np.testing.assert_array_equal(guided, ~lost)
+
+
+def test_guidance_leaves_the_entries_that_null_does_not_name():
+    x, t, labels = batch()
+    cond = (labels, jnp.linspace(0.0, 1.0, 6))
+    seen = []
+
+    def field(x, t, c):
+        seen.append(c)
+        return velocity(x, t, c[0])
+
+    guidance.classifier_free(field, scale=2.0, null=(NULL, None))(x, t, cond)
+    (_, with_label), (none, without) = seen
+    np.testing.assert_array_equal(none, jnp.full(6, NULL))
+    np.testing.assert_array_equal(with_label, without)
+
+
 @pytest.mark.parametrize(
     ("omega", "kappa", "seen"),
     [
@@ -278,7 +330,7 @@ def test_bad_interval(interval):
 @pytest.mark.usefixtures("untyped")
 def test_bad_scale():
     x, t, cond = batch()
-    with pytest.raises(ValueError, match=r"number or \[batch\]; got shape \(6, 1\)"):
+    with pytest.raises(ValueError, match=r"must have shape \[batch\]; got \(6, 1\)"):
         guidance.classifier_free(velocity, scale=jnp.ones((6, 1)), null=NULL)
     guided = guidance.classifier_free(velocity, scale=jnp.ones(5), null=NULL)
     with pytest.raises(ValueError, match=r"\[batch\]=\(6,\); got \(5,\)"):
@@ -296,7 +348,7 @@ def test_missing_condition(key):
         ),
         lambda: guidance.drop_condition(key, None, null=NULL, probability=0.1),
     ):
-        with pytest.raises(ValueError, match="needs a condition"):
+        with pytest.raises(ValueError, match="`cond` must be a condition"):
             call()
 
 
@@ -306,7 +358,10 @@ def test_bad_null():
         (0.5, cond, "must be integer"),
         ({"label": NULL}, cond, "must match the condition"),
         ({"other": NULL}, {"label": cond}, "must match the condition"),
-        (jnp.zeros(4), {"text": jnp.ones((6, 5))}, "broadcast"),
+        (jnp.zeros(4), {"text": jnp.ones((6, 5))}, "`null` must broadcast"),
+        (None, cond, "must name an entry"),
+        ({}, {"label": cond}, "must name an entry"),
+        (1, {"given": cond == 1}, "must be True or False"),
     ):
         guided = guidance.classifier_free(velocity, scale=2.0, null=null)
         with pytest.raises(ValueError, match=message):
@@ -331,7 +386,7 @@ def test_bad_weights(options, message):
 
 @pytest.mark.parametrize("probability", [-0.1, 1.1, float("nan")])
 def test_bad_probability(key, probability):
-    with pytest.raises(ValueError, match="`probability` must be"):
+    with pytest.raises(ValueError, match=r"`probability` must lie in \[0, 1\]"):
         guidance.drop_condition(
             key, jnp.asarray(LABELS), null=NULL, probability=probability
         )

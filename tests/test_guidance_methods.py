@@ -101,7 +101,7 @@ def test_rescaling_restores_the_deviation():
 @pytest.mark.usefixtures("untyped")
 @pytest.mark.parametrize("share", [-0.1, 1.1, jnp.ones(())])
 def test_bad_share(share):
-    with pytest.raises(ValueError, match="`share` must be a Python float"):
+    with pytest.raises(ValueError, match="`share` must"):
         rules.rescaled(share=share)
 
 

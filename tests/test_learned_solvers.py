@@ -407,17 +407,17 @@ def raising():
         "at least 1": lambda: bespoke.bespoke_identity(0),
         "from 0 to 1": lambda: bespoke.bespoke_sampled(lambda r: r / 2, jnp.exp, 4),
         "multiple of 2": lambda: bespoke.bespoke_solver(bespoke.bespoke_identity(3)),
-        "four parameters": lambda: bespoke.bespoke_solver(
+        "`params.scale_rates` must have": lambda: bespoke.bespoke_solver(
             identity._replace(scale_rates=jnp.zeros(3))
         ),
-        "1 or 2": lambda: bespoke.bespoke_solver(identity, order=3),
+        r"one of \(1, 2\)": lambda: bespoke.bespoke_solver(identity, order=3),
         "a change for 4": lambda: bespoke.change_variables(
             solver, bespoke.scale_time(bespoke.bespoke_identity(3))
         ),
         "must run from 0": lambda: solver_search.search_start(grid[1:]),
         "needs memory 1": lambda: solver_search.search_start(grid, memory=0, order=2),
         "order` must be": lambda: solver_search.search_start(grid, order=3),
-        r"and coefficients \[n": lambda: solver_search.searched_solver(
+        "`params.coefficients` must have": lambda: solver_search.searched_solver(
             start._replace(step_logits=jnp.zeros(3))
         ),
     }

@@ -168,6 +168,27 @@ def test_negative_controls_are_seen(mistake):
     assert jnp.abs(grad).max() > 1e-2
 
 
+@pytest.mark.usefixtures("untyped")
+# The field of the consistency member is made here, of the right shape.
+@pytest.mark.parametrize(
+    "name", sorted({*MEMBERS, *BIASED} - {"continuous_consistency"})
+)
+def test_a_field_whose_output_only_broadcasts_is_refused(key, name):
+    """It would train to the mean of the batch, or of the event, without a word."""
+    _, path, s = random_problem(key, share_equal=0.0)
+    loss = MEMBERS[name].loss if name in MEMBERS else BIASED[name](0.01)
+    truth = truth_of(analytic.gaussian(jnp.zeros(3), 1.0), interpolants.linear())
+
+    def u(x, t, s, cond=None):
+        return x[:, :1] * t[:, None]
+
+    s = jnp.ones_like(s) if name in MEMBERS and MEMBERS[name].to_data else s
+    with pytest.raises(
+        ValueError, match=r"`(u|v|target)` must return shape .*; got \(\d+, 1\)"
+    ):
+        jax.eval_shape(lambda: loss(u, path, s, truth))
+
+
 @pytest.mark.parametrize("alpha", [1.0, 0.3])
 def test_alpha_flow_agrees_with_the_paper(key, alpha):
     """On its clock, with its weight alpha / (l + c), up to the offset's unit."""

@@ -263,7 +263,7 @@ CROSSING = {
     "guidance as an input": {"network": {"guidance": True}},
     "bfloat16": {"network": {"dtype": "bfloat16"}},
     "a second head": {"network": {"velocity_head": 1}},
-    "no labels dropped": {"data": {"label_dropout": 0.0}},
+    "no labels dropped": {"data": {"condition_dropout": 0.0}},
     "a curved path": {"path": use(interpolants.polynomial, power=2.0)},
 }
 
@@ -318,8 +318,10 @@ def test_every_method_is_sampled_with_guidance_or_without(name):
 
 
 def test_guidance_of_a_run_that_never_dropped_a_label_is_refused():
-    model, _ = toy.model_of(toy.experiment_of("mean_flow", data={"label_dropout": 0.0}))
-    with pytest.raises(ValueError, match="label_dropout is 0"):
+    model, _ = toy.model_of(
+        toy.experiment_of("mean_flow", data={"condition_dropout": 0.0})
+    )
+    with pytest.raises(ValueError, match="condition_dropout is 0"):
         model.field({}, Guidance(2.0))
 
 

@@ -698,5 +698,5 @@ def test_trajectory_errors():
         metrics.trajectory(gaussian_velocity, x0, grid=(0.0, 2.0))
     with pytest.raises(ValueError, match="leading axis batch=3"):
         metrics.trajectory(gaussian_velocity, x0, cond=jnp.zeros(2), grid=(0.0, 1.0))
-    with pytest.raises(ValueError, match=r"`field\(x, t, cond\)` must have shape"):
+    with pytest.raises(ValueError, match=r"`field` must return shape .*=\(3, 2\)"):
         metrics.trajectory(lambda x, t, cond: x[:, :1], x0, grid=(0.0, 1.0))

@@ -63,7 +63,7 @@ def test_jvp_is_the_central_difference(case, x64):
 def test_both_heads_are_zero_at_initialisation(member):
     make, event = MEMBERS[member]
     net = make(**EVERYTHING)
-    args = (*inputs(event), condition(net))
+    args = (*inputs(event), condition(net, event))
     init = functools.partial(net.init_with_output, method="outputs")
     out, params = run(init, jax.random.key(0), *args)
     np.testing.assert_array_equal(out.u, np.zeros((4, *event[:-1], 5)))

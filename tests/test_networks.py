@@ -251,7 +251,7 @@ def test_patchify_keeps_a_patch_together():
     patches = patchify(x, 2)
     assert patches.shape == (2, 6, 12)
     np.testing.assert_array_equal(patches[1, 4], x[1, 2:, 2:4].ravel())
-    np.testing.assert_array_equal(unpatchify(patches, 2, 3, 2), x)
+    np.testing.assert_array_equal(unpatchify(patches, (2, 3), 2), x)
 
 
 def test_attention_and_layer_norm_by_hand(x64):
@@ -277,7 +277,7 @@ def test_time_features_have_bounded_derivatives(x64):
 
 
 def test_positions_are_distinct():
-    table = position_table(5, 7, 16)
+    table = position_table((5, 7), 16)
     assert table.shape == (35, 16)
     distances = np.linalg.norm(table[:, None] - table[None], axis=-1)
     assert (distances[~np.eye(35, dtype=bool)] > 0.1).all()
@@ -298,7 +298,8 @@ DIT_ERRORS = {
     "not a multiple of the patch": ({}, {"x": (4, 4, 5, 1)}, "multiples of `patch_"),
     "heads": ({"num_heads": 3}, {}, "and of `num_heads`=3; got 16"),
     "positions": ({"width": 18}, {}, "`width` must be a multiple of 4.* got 18"),
-    "rank": ({}, {"x": (4, 4, 4)}, r"\[batch, height, width, channels\]; got \(4, 4"),
+    "rank": ({}, {"x": (4, 4)}, r"\[batch, size, \*sizes, channels\]; got \(4, 4"),
+    "patch": ({"patch_size": 0}, {}, "`patch_size` must be at least 1; got 0"),
     "channels": ({}, {"x": (4, 4, 4, 2)}, "must give 4 features .* got 8"),
     "vector time": ({}, {"t": (4, 1)}, r"`t` must have shape \[batch\]=\(4,\); got"),
     "short time": ({}, {"s": (3,)}, r"`s` must have shape \[batch\]=\(4,\); got"),
@@ -329,7 +330,8 @@ def test_dit_errors(case, untyped):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"x": (4, 2, 3)}, r"`x` must have shape \[batch, dim\]; got \(4, 2, 3\)"),
+        ({"x": (4, 2, 3)}, "must give 3 features to the first layer.* got 6"),
+        ({"x": (4,)}, r"`x` must have shape \[batch, \*sizes, dim\]; got \(4,\)"),
         ({"x": (4, 5)}, "must give 3 features to the first layer.* got 5"),
         ({"t": ()}, r"`t` must have shape \[batch\]=\(4,\); got \(\)"),
         ({"cond": (4,)}, "`cond` needs a network with `num_classes`"),

@@ -374,3 +374,34 @@ def test_two_processes_compute_what_one_does(key, tmp_path):
     for output, _ in outputs:
         losses = [float(x) for x in re.findall(r"^loss \w+ (\S+)$", output, re.M)]
         np.testing.assert_allclose(losses, [metrics["loss"]] * 3, rtol=1e-5)
+
+
+def test_points_are_drawn_on_the_device_that_uses_them():
+    """Nothing of the batch's full length is left in a device's program."""
+    from experiments import configs
+    from experiments.engine.experiment import smoke
+    from experiments.engine.model import Model
+    from experiments.engine.road import make_loss, make_prepare
+
+    rows = 4096
+    experiment = smoke(configs.get("density_mean_flow"))
+    model = Model(experiment, experiment.data.build().example())
+    prepare, loss = make_prepare(model), make_loss(model, None, None)
+
+    def step(key, batch):
+        state = model.init(key)
+        return loss(state.params, key, prepare(key, batch), state)[0].mean()
+
+    mesh = data_mesh()
+    alone, split = (
+        jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes))
+        for axes in ((), mesh.axis_names)
+    )
+    batch = {"index": jnp.arange(rows, dtype=jnp.uint32)}
+    with jax.numpy_dtype_promotion("standard"):
+        lowered = jax.jit(step, in_shardings=(alone, split)).lower(
+            jax.random.key(0), batch
+        )
+    program = lowered.compile().as_text()
+    assert re.search(rf"\[{rows // 8}[,\]]", program)
+    assert not re.search(rf"\[{rows}[,\]]", program)

@@ -35,7 +35,10 @@ def test_an_empty_schedule_is_refused(make):
         make()
 
 
-@pytest.mark.parametrize("options", [{"steps": -1}, {"steps": 1, "maximum": 1.5}])
-def test_a_bad_warm_up_is_refused(options):
-    with pytest.raises(ValueError, match="maximum"):
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [({"steps": -1}, "`steps`"), ({"steps": 1, "maximum": 1.5}, "`maximum`")],
+)
+def test_a_bad_warm_up_is_refused(options, name):
+    with pytest.raises(ValueError, match=name):
         schedules.warmup(**options)

@@ -315,8 +315,11 @@ def test_batch_that_the_parts_do_not_divide(key):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (lambda key: jax.random.key_data(key), r"typed key .* uint32 and shape \(2,\)"),
-        (lambda key: jax.random.split(key), r"single key of shape \(\); got \(2,\)"),
+        (
+            lambda key: jax.random.key_data(key),
+            "`key` must have a typed key's dtype, .*; got uint32",
+        ),
+        (lambda key: jax.random.split(key), r"`key` must have shape \[\]; got \(2,\)"),
     ],
 )
 @pytest.mark.usefixtures("untyped")

@@ -7,7 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.data.base import Example, Labelled
+from experiments.data import Conditions, Example
+from experiments.data.base import Conditional
+from experiments.data.forms import PointForm
 from experiments.engine.experiment import Experiment, Training, with_method
 from experiments.engine.model import Model
 from experiments.engine.optimizers import adamw
@@ -24,11 +26,11 @@ MEAN, STD = 0.7, 0.5
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Line(Labelled):
+class Line(Conditional):
     """Gaussian data with a label out of three that says nothing."""
 
     def example(self):
-        return Example((1,), 3)
+        return Example((1,), Conditions(3), PointForm())
 
     def batches(self, *, batch_size, seed, process_index=None, process_count=None):
         return index_batches(

@@ -1,76 +1,146 @@
-"""What a data set is: everything that later asks about the data asks this object."""
+"""What a data set is, whatever it holds: one object that all else asks."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from experiments.data.conditions import Conditions
 from flowjax import guidance, metrics
-from flowjax.data import BatchIterator
+from flowjax.data import BatchIterator, RowSource, row_batches
 from flowjax.interpolants import Interpolant
-from flowjax.typing import AverageVelocityField, PRNGKey, VelocityField
+from flowjax.typing import AverageVelocityField, Condition, PRNGKey, VelocityField
 
 Measure = Callable[[np.ndarray], dict[str, float]]
 """``samples [n, *event] -> figures``."""
 
+LEAST = 10
+"""Examples on each side that measuring needs, whose features compare neighbours."""
 
-class Example(NamedTuple):
-    """What a network must know of the data; stored with a run.
-
-    Attributes:
-        event: shape of one example.
-        num_classes: number of labels, or None.
-    """
-
-    event: tuple[int, ...]
-    num_classes: int | None
-
-    @property
-    def null(self) -> int | None:
-        """The label that means none."""
-        return self.num_classes
+Row = Mapping[str, np.ndarray]
+"""Rows of data: ``x`` and the conditions by name, each with the rows first."""
 
 
 class Reference(NamedTuple):
     """What samples are compared with.
 
     Attributes:
-        real: training examples, to be measured like samples.
-        labels: labels to sample with, those of ``real``; None without classes.
-        measure: samples, in the order of ``labels`` -> figures.
+        real: training examples, to be measured like samples, with their conditions,
+            which samples are drawn with.
+        measure: samples, in the order of ``real`` -> figures.
         known: figures of the real data that measuring ``real`` would not show.
     """
 
-    real: np.ndarray
-    labels: np.ndarray | None
+    real: Row
     measure: Measure
     known: Mapping[str, float]
 
 
-class HeldOut(NamedTuple):
-    """Held-out examples for a likelihood.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Form:
+    """What one example is to its user; stored with a run, which so needs no data.
 
-    Attributes:
-        x: examples [n, *event].
-        labels: their labels [n], or None.
-        step: distance of neighbouring values of an entry, as the data is discrete.
+    It knows the way back from the numbers that are trained on, how samples are drawn
+    and written, and what they are measured by.
     """
 
-    x: np.ndarray
-    labels: np.ndarray | None
-    step: float
+    def check(self, event: tuple[int, ...]) -> None:
+        """Raise ValueError unless an example can have that shape."""
+
+    @property
+    def step(self) -> float:
+        """The distance of neighbouring values of an entry.
+
+        Raises:
+            ValueError: if the data are continuous.
+        """
+        raise ValueError(
+            "bits per dimension need discrete data; "
+            f"{type(self).__name__} is continuous"
+        )
+
+    def restore(self, x: np.ndarray) -> np.ndarray:
+        """Return samples in the user's units."""
+        return x
+
+    def reference(self, data: "Dataset", count: int, seed: int) -> Reference:
+        """Open the data and return what samples are compared with."""
+        raise NotImplementedError
+
+    def draw_groups(
+        self, groups: Mapping[str, np.ndarray], row: Row, path: Path
+    ) -> None:
+        """Draw groups of samples beside each other into a PNG.
+
+        Args:
+            groups: title -> samples, as many in each.
+            row: their conditions.
+            path: where to.
+        """
+        raise NotImplementedError
+
+    def draw_samples(self, title: str, x: np.ndarray, path: Path) -> None:
+        """Draw samples in their order into a PNG."""
+        self.draw_groups({title: x}, {}, path)
+
+    def write(
+        self, x: np.ndarray, conditions: Row, out: Path, title: str
+    ) -> list[Path]:
+        """Write samples and a picture of them.
+
+        Args:
+            x: the samples.
+            conditions: their conditions, in the user's units.
+            out: where to, without suffix.
+            title: of the picture.
+
+        Returns:
+            The files.
+        """
+        file, picture = (out.with_name(out.name + end) for end in (".npz", ".png"))
+        named: dict[str, Any] = {"x": self.restore(x), **conditions}
+        np.savez(file, allow_pickle=False, **named)
+        self.draw_samples(title, x, picture)
+        return [file, picture]
+
+    def write_each(self, x: np.ndarray, out: Path) -> Path:
+        """Write every sample into a file of its own; return their folder.
+
+        Raises:
+            ValueError: if the data are no images.
+        """
+        raise ValueError(
+            f"single files are written of images; this is a {type(self).__name__}"
+        )
+
+
+class Example(NamedTuple):
+    """What must be known of the data without them; stored with a run.
+
+    Attributes:
+        event: shape of one example.
+        conditions: what they are conditioned on.
+        form: what one example is to its user.
+    """
+
+    event: tuple[int, ...]
+    conditions: Conditions
+    form: Form
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Dataset:
     """One data set, opened only where it says so."""
 
+    may_differ: ClassVar[frozenset[str]] = frozenset()
+    """Options that may change in a continued run: they don't change what is trained."""
+
     def example(self) -> Example:
-        """Return the shape and the labels of the examples; may open the data.
+        """Return what the examples look like; may open the data.
 
         Raises:
             FileNotFoundError: if the data are not where they should be.
@@ -89,37 +159,28 @@ class Dataset:
         """Open the training data: endless, resumable batches of a process."""
         raise NotImplementedError
 
-    def read(self, key: PRNGKey, batch: Any) -> tuple[Array, Array | None]:
-        """Return the examples of a batch and their labels; inside the step."""
+    def read(self, key: PRNGKey, batch: Any) -> tuple[Array, Condition]:
+        """Return the examples of a batch and their condition; inside the step."""
         raise NotImplementedError
 
-    def drop(self, key: PRNGKey, labels: Array) -> Array:
-        """Replace the labels of some rows by the one that means none."""
+    def drop(self, key: PRNGKey, cond: Condition) -> Condition:
+        """Replace the condition of some rows by the one that means none."""
         raise NotImplementedError
 
-    def reference(self, count: int, seed: int) -> Reference:
-        """Open the data and return what samples are compared with."""
-        raise NotImplementedError
+    def number_of_examples(self) -> int | None:
+        """Return how many there are to train on; None: they never repeat."""
+        return None
 
-    def held_out(self, count: int | None, seed: int) -> HeldOut:
-        """Open the held-out data for a likelihood.
+    def check(self) -> None:
+        """Open the data and see whether they can be trained and measured on.
 
         Raises:
-            ValueError: if the data are continuous.
+            FileNotFoundError: if they are not where they should be.
+            ValueError: if they are too few, on one side.
         """
-        raise ValueError(
-            "bits per dimension need discrete data; "
-            f"{type(self).__name__} is continuous"
-        )
 
-    def draw_groups(
-        self, groups: Mapping[str, np.ndarray], labels: np.ndarray | None, path: Path
-    ) -> None:
-        """Draw groups of samples beside each other into a PNG, by label if any."""
-        raise NotImplementedError
-
-    def draw_samples(self, title: str, x: np.ndarray, path: Path) -> None:
-        """Draw samples in their order into a PNG."""
+    def draw(self, count: int | None, seed: int, *, held_out: bool) -> Row:
+        """Open the data and draw examples without replacement; None: all, in order."""
         raise NotImplementedError
 
     def velocity(self, path: Interpolant) -> VelocityField:
@@ -136,21 +197,80 @@ class Dataset:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Labelled(Dataset):
-    """A data set with class labels.
+class Conditional(Dataset):
+    """A data set whose examples may have a condition.
 
     Attributes:
-        label_dropout: chance of a row to lose its label, which trains the
+        condition_dropout: chance of a row to lose its condition, which trains the
             unconditional field that guidance needs.
     """
 
-    label_dropout: float = 0.1
+    condition_dropout: float = 0.1
 
-    def drop(self, key: PRNGKey, labels: Array) -> Array:
-        """Replace the labels of some rows by the one that means none."""
-        null = self.example().null
-        probability = self.label_dropout
-        return guidance.drop_condition(key, labels, null=null, probability=probability)
+    def drop(self, key: PRNGKey, cond: Condition) -> Condition:
+        """Replace the condition of some rows by the one that means none."""
+        null, chance = self.example().conditions.null, self.condition_dropout
+        return guidance.drop_condition(key, cond, null=null, probability=chance)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rows(Conditional):
+    """A data set of finitely many examples with random access."""
+
+    def rows(self, *, held_out: bool) -> RowSource:
+        """Open the training or the held-out rows: ``x`` and conditions by name.
+
+        Errors as of `example`.
+        """
+        raise NotImplementedError
+
+    def number_of_examples(self) -> int | None:
+        """Return how many there are to train on."""
+        return len(self.rows(held_out=False))
+
+    def check(self) -> None:
+        """See whether there are enough rows, to train on and held out."""
+        for side, held_out in (("to train on", False), ("held out", True)):
+            count = len(self.rows(held_out=held_out))
+            if count < LEAST:
+                raise ValueError(
+                    f"at least {LEAST} examples must be {side}; got {count}"
+                )
+
+    def reading_threads(self, rows: RowSource) -> int:
+        """Return how many batches to read ahead: none where reading is a copy."""
+        return 0
+
+    def batches(
+        self,
+        *,
+        batch_size: int,
+        seed: int,
+        process_index: int | None = None,
+        process_count: int | None = None,
+    ) -> BatchIterator:
+        """Open the training rows."""
+        rows = self.rows(held_out=False)
+        return row_batches(
+            rows,
+            batch_size=batch_size,
+            seed=seed,
+            process_index=process_index,
+            process_count=process_count,
+            num_threads=self.reading_threads(rows),
+        )
+
+    def read(self, key: PRNGKey, batch: Any) -> tuple[Array, Condition]:
+        """Return the examples of a batch and their condition."""
+        return batch["x"], self.example().conditions.join(batch)
+
+    def draw(self, count: int | None, seed: int, *, held_out: bool) -> Row:
+        """Draw rows."""
+        rows = self.rows(held_out=held_out)
+        if count is None:
+            return rows.gather(range(len(rows)))
+        order = np.random.default_rng([seed, held_out]).permutation(len(rows))
+        return rows.gather(order[:count].tolist())
 
 
 def distances(x: np.ndarray, held_out: np.ndarray, key: PRNGKey) -> dict[str, float]:

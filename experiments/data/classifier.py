@@ -30,8 +30,11 @@ class _Network(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> tuple[Array, Array]:
-        large = x.shape[1] > 16
-        for width, stride in ((32, 1), (64, 2), (64, 2 if large else 1)):
+        if (factor := x.shape[1] // 32) > 1:  # its judgement needs no finer detail
+            x = nn.avg_pool(x, (factor, factor), (factor, factor))
+        size = x.shape[1]
+        strides = 1 if size < 32 else 2, 2, 1 if size <= 16 else 2
+        for width, stride in zip((32, 64, 64), strides, strict=True):
             x = nn.relu(nn.Conv(width, (3, 3), strides=stride)(x))
         x = x.reshape((len(x), -1))
         features = nn.relu(nn.Dense(64)(x))
@@ -82,6 +85,24 @@ def fit(
         rows = rng.integers(len(images), size=min(batch_size, len(images)))
         params, state = step(params, state, i, images[rows], labels[rows])
 
+    return _judge(network, params)
+
+
+def random_features(image: np.ndarray, *, seed: int = 0) -> Classifier:
+    """Return a network of random weights, the same for every run; it predicts nothing.
+
+    Random features see colour, edges and their places. They rank sets of images that
+    have no labels, but their distances compare with no other network's.
+
+    Args:
+        image: one image [1, h, w, c], for its shape.
+        seed: determines the weights.
+    """
+    network = _Network(1)
+    return _judge(network, network.init(jax.random.key(seed), jnp.asarray(image)))
+
+
+def _judge(network: _Network, params: Any) -> Classifier:
     apply = jax.jit(network.apply)
 
     def in_batches(part: int, images: np.ndarray) -> np.ndarray:

@@ -1,8 +1,7 @@
 """Points: densities on the plane, and a mixture on the line whose flow is known."""
 
 import dataclasses
-from collections.abc import Mapping
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import jax
@@ -10,20 +9,30 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from experiments import plots
-from experiments.data.base import Dataset, Example, Reference, distances
+from experiments.data.base import Dataset, Example, Row
+from experiments.data.conditions import Conditions
+from experiments.data.forms import PointForm
 from experiments.language.sentence import Use, use
-from flowjax import analytic, metrics
+from flowjax import analytic
 from flowjax.data import BatchIterator, index_batches, two_moons
 from flowjax.interpolants import Interpolant
-from flowjax.typing import AverageVelocityField, PRNGKey, State, VelocityField
+from flowjax.typing import (
+    AverageVelocityField,
+    Condition,
+    PRNGKey,
+    State,
+    VelocityField,
+)
+
+_MANY = 10_000
+"""Points that stand for all of them."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Points(Dataset):
     """Points that are drawn from a key: training data never repeat."""
 
-    def draw(self, key: PRNGKey, count: int) -> State:
+    def points(self, key: PRNGKey, count: int) -> State:
         """Draw points [count, dim]."""
         raise NotImplementedError
 
@@ -42,34 +51,20 @@ class _Points(Dataset):
             process_count=process_count,
         )
 
-    def read(self, key: PRNGKey, batch: Any) -> tuple[Array, Array | None]:
-        """Draw points inside the step: they cost less to draw than to move."""
-        return self.draw(key, len(batch["index"])), None
+    def read(self, key: PRNGKey, batch: Any) -> tuple[Array, Condition]:
+        """Draw points inside the step: they cost less to draw than to move.
 
-    def reference(self, count: int, seed: int) -> Reference:
-        """Draw points to be measured, and others to hold them against."""
-        key_real, key_held_out = jax.random.split(jax.random.key(seed))
-        real, held_out = (
-            np.asarray(self.draw(k, count)) for k in (key_real, key_held_out)
-        )
+        Each from a key of its own number: drawn from one key alone, all points would be
+        drawn on every device, as nothing would tell the compiler whose are whose.
+        """
+        keys = jax.vmap(partial(jax.random.fold_in, key))(batch["index"])
+        return jax.vmap(lambda key: self.points(key, 1)[0])(keys), None
 
-        def measure(x: np.ndarray) -> dict[str, float]:
-            n = min(len(x), len(held_out), 1000)
-            exact = metrics.wasserstein2(jnp.asarray(x[:n]), jnp.asarray(held_out[:n]))
-            rest = distances(x, held_out, jax.random.key(seed))
-            return rest | {"W2": float(exact)}
-
-        return Reference(real, None, measure, {})
-
-    def draw_groups(
-        self, groups: Mapping[str, np.ndarray], labels: np.ndarray | None, path: Path
-    ) -> None:
-        """Draw the groups side by side."""
-        plots.point_clouds(groups, path)
-
-    def draw_samples(self, title: str, x: np.ndarray, path: Path) -> None:
-        """Draw all samples as one cloud."""
-        plots.point_clouds({title: x}, path)
+    def draw(self, count: int | None, seed: int, *, held_out: bool) -> Row:
+        """Draw points: those held out are others."""
+        keys = jax.random.split(jax.random.key(seed))
+        drawn = self.points(keys[int(held_out)], _MANY if count is None else count)
+        return {"x": np.asarray(drawn)}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -84,9 +79,9 @@ class Density(_Points):
 
     def example(self) -> Example:
         """Return the shape of a point."""
-        return Example((2,), None)
+        return Example((2,), Conditions(), PointForm())
 
-    def draw(self, key: PRNGKey, count: int) -> State:
+    def points(self, key: PRNGKey, count: int) -> State:
         """Draw points of the plane."""
         return self.density.build()(key, count)
 
@@ -113,9 +108,9 @@ class Mixture(_Points):
 
     def example(self) -> Example:
         """Return the shape of a point."""
-        return Example((1,), None)
+        return Example((1,), Conditions(), PointForm())
 
-    def draw(self, key: PRNGKey, count: int) -> State:
+    def points(self, key: PRNGKey, count: int) -> State:
         """Draw points of the line."""
         return analytic.sample(key, self.law, count)
 

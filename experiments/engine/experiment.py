@@ -7,9 +7,10 @@ and a run folder refuses to continue under another one.
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from experiments.data import DATA
+from experiments.data.base import LEAST
 from experiments.data.images import Digits
 from experiments.engine import teachers
 from experiments.engine.optimizers import OPTIMIZERS, adamw
@@ -44,6 +45,7 @@ class Training:
         log_every: steps between two lines of metrics.
         checkpoint_every: steps between two checkpoints; a multiple of log_every.
         keep_checkpoints: how many of the newest checkpoints stay.
+        previews: draw samples at every checkpoint; not with several processes.
     """
 
     steps: int = 2500
@@ -57,6 +59,12 @@ class Training:
     log_every: int = 50
     checkpoint_every: int = 500
     keep_checkpoints: int = 3
+    previews: bool = False
+
+    may_differ: ClassVar = frozenset(
+        {"log_to", "log_every", "checkpoint_every", "keep_checkpoints", "previews"}
+    )
+    """Options that may change in a continued run: they don't change what is trained."""
 
     def __post_init__(self) -> None:
         """Refuse at once what would fail or mislead after hours."""
@@ -93,11 +101,21 @@ class Evaluation:
     batch_size: int = 500
     seed: int = 1
 
+    may_differ: ClassVar[frozenset[str]]
+
     def __post_init__(self) -> None:
         """Refuse at once what would fail after the training."""
         _check_positive("evaluation", self)
+        if self.samples < LEAST:
+            raise ValueError(
+                f"evaluation.samples must be at least {LEAST}; got {self.samples}"
+            )
         if any(steps < 1 for steps in self.steps):
             raise ValueError(f"evaluation.steps must be positive; got {self.steps}")
+
+
+# Training reads none of it.
+Evaluation.may_differ = frozenset(options_of(Evaluation))
 
 
 def _check_positive(part: str, options: Any) -> None:
@@ -220,18 +238,6 @@ TABLES: grammar.Tables = {
     "rule": RULES,
 }
 """What may stand at every joint."""
-
-MAY_DIFFER = frozenset(
-    {
-        "data.data_dir",
-        "training.log_to",
-        "training.log_every",
-        "training.checkpoint_every",
-        "training.keep_checkpoints",
-        *(f"evaluation.{name}" for name in options_of(Evaluation)),
-    }
-)
-"""What may change when a run is continued: it does not change what was trained."""
 
 
 def to_dict(experiment: Experiment) -> dict[str, Any]:

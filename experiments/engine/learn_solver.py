@@ -23,10 +23,10 @@ USES = ("choose", "held out", "learn", "costs")
 
 
 class Batch(NamedTuple):
-    """Noise, labels (or None) and where the fine solution leads."""
+    """Noise, conditions (or None) and where the fine solution leads."""
 
     x0: Any
-    labels: Any
+    cond: Any
     exact: Any
 
 
@@ -54,8 +54,8 @@ class Bench:
         self._dense = jax.jit(partial(self._ode, sampling.ode_dense, steps=few))
         # The table is an argument: one compilation for all of a shape.
         self._run = jax.jit(
-            lambda params, x0, labels, table: multistep(
-                self.velocity(params), x0, table, cond=labels
+            lambda params, x0, cond, table: multistep(
+                self.velocity(params), x0, table, cond=cond
             )
         )
 
@@ -63,19 +63,17 @@ class Bench:
         """Return the (guided) velocity field."""
         return self.trained.model.field(params, self._guidance).velocity("a solver")
 
-    def _ode(
-        self, solve: Any, params: Any, x0: Any, labels: Any, **options: Any
-    ) -> Any:
+    def _ode(self, solve: Any, params: Any, x0: Any, cond: Any, **options: Any) -> Any:
         v = self.velocity(params)
-        return solve(v, x0, cond=labels, **options)
+        return solve(v, x0, cond=cond, **options)
 
     def noise(self, use: str, count: int, part: int = 0) -> tuple[Any, Any]:
-        """Return noise and labels, independent for every use and part."""
+        """Return noise and conditions, independent for every use and part."""
         key = jax.random.fold_in(jax.random.key(self._seed), USES.index(use))
         model = self.trained.model
         x0 = model.noise(jax.random.fold_in(key, part), count)
-        classes = model.example.num_classes
-        return x0, None if classes is None else jnp.arange(count) % classes
+        named = self.trained.conditions.rows(np.arange(count))
+        return x0, model.example.conditions.join(jax.tree.map(jnp.asarray, named))
 
     def draw(self, use: str, count: int) -> Batch:
         """Return noise and where it leads.
@@ -83,17 +81,17 @@ class Bench:
         Raises:
             FloatingPointError: if the fine solution fails.
         """
-        x0, labels = self.noise(use, count)
-        return Batch(x0, labels, self._checked(self._solve, x0, labels))
+        x0, cond = self.noise(use, count)
+        return Batch(x0, cond, self._checked(self._solve, x0, cond))
 
     @cached_property
     def paths(self) -> list[tuple[Any, Any]]:
-        """Some fine solutions of 64 samples as functions of time, with labels."""
+        """Some fine solutions of 64 samples as functions of time, with conditions."""
         parts = (self.noise("learn", 64, part) for part in range(8))
         return [(self._checked(self._dense, x0, y), y) for x0, y in parts]
 
-    def _checked(self, solve: Any, x0: Any, labels: Any) -> Any:
-        solution, stats = solve(self.trained.params, x0, labels)
+    def _checked(self, solve: Any, x0: Any, cond: Any) -> Any:
+        solution, stats = solve(self.trained.params, x0, cond)
         if not stats.success:
             raise FloatingPointError(
                 f"the fine solution failed ({stats.result}); choose another tolerance"
@@ -103,12 +101,12 @@ class Bench:
     @cached_property
     def costs(self) -> np.ndarray:
         """BOSS's costs on the uniform grid of 100 steps, of 128 samples."""
-        x0, labels = self.noise("costs", 128)
+        x0, cond = self.noise("costs", 128)
 
         @jax.jit
         def measure(params: Any) -> Any:
             v = self.velocity(params)
-            return step_choice.boss_costs(v, x0, FINE, cond=labels)
+            return step_choice.boss_costs(v, x0, FINE, cond=cond)
 
         return np.asarray(measure(self.trained.params))
 
@@ -119,14 +117,14 @@ class Bench:
             model, sampler = self.trained.model, Tuned(entry)
 
             @jax.jit
-            def jump(params: Any, x0: Any, labels: Any) -> Any:
+            def jump(params: Any, x0: Any, cond: Any) -> Any:
                 field = model.field(params, self._guidance)
-                return sampler(field, jax.random.key(0), x0, labels)[0]
+                return sampler(field, jax.random.key(0), x0, cond)[0]
 
-            x = jump(params, x0, batch.labels)
+            x = jump(params, x0, batch.cond)
         else:
             table = jax.tree.map(partial(jnp.asarray, dtype=x0.dtype), entry["solver"])
-            x = self._run(params, x0, batch.labels, table)
+            x = self._run(params, x0, batch.cond, table)
         distance = float(jnp.sqrt(jnp.mean((x - batch.exact) ** 2)))
         return distance if np.isfinite(distance) else float("inf")
 
@@ -191,18 +189,18 @@ def fit(
 
     @jax.jit
     def step(
-        params: Any, state: Any, weights: Any, path: Any, labels: Any
+        params: Any, state: Any, weights: Any, path: Any, cond: Any
     ) -> tuple[Any, Any]:
         v = bench.velocity(weights)
 
         def objective(params: Any) -> Any:
-            return loss(params, v, path, cond=labels).mean()
+            return loss(params, v, path, cond=cond).mean()
 
         updates, state = optimizer.update(jax.grad(objective)(params), state)
         return optax.apply_updates(params, updates), state
 
     state = optimizer.init(params)
     for k in range(steps):
-        path, labels = bench.paths[k % len(bench.paths)]
-        params, state = step(params, state, bench.trained.params, path, labels)
+        path, cond = bench.paths[k % len(bench.paths)]
+        params, state = step(params, state, bench.trained.params, path, cond)
     return params

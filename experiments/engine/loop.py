@@ -1,19 +1,26 @@
 """The training loop: what happens at every, some and the last of the steps."""
 
+import contextlib
 import math
-import signal
-import sys
 import time
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
-from tqdm import tqdm
 
+from experiments.engine import record
 from experiments.engine import run as run_folder
-from experiments.engine.experiment import Experiment, Training
+from experiments.engine.experiment import Experiment, Training, to_dict
+from experiments.engine.extension import takes_the_same_steps
+from experiments.engine.metric_log import MetricLog, Opening
 from experiments.engine.model import Guidance, Model
+from experiments.engine.preview import draw_preview
+from experiments.engine.processes import agreement
+from experiments.engine.progress import Progress, describe
 from experiments.engine.road import make_loss, make_prepare, open_batches, try_once
+from experiments.engine.some_conditions import SomeConditions
+from experiments.engine.stopping import NOTHING_LOST, Stop, Stopped
 from experiments.engine.teachers import Teacher
 from flowjax.data import BatchIterator
 from flowjax.training import (
@@ -48,7 +55,9 @@ def make_model(experiment: Experiment) -> Model:
             f"training.start_from: {start} is no run folder; train it first, or say "
             "--training.start_from"
         )
-    model = Model(experiment, experiment.data.build().example())
+    data = experiment.data.build()
+    data.check()
+    model = Model(experiment, data.example())
     model.optimizer()
     _ = model.modules
     model.guided(Guidance(experiment.evaluation["guidance"]))
@@ -100,95 +109,197 @@ def make_executor(model: Model, teacher: Teacher | None) -> Executor:
     return jit_over_mesh(init, make, shard_state=training["shard_state"], frozen=given)
 
 
-def train(experiment: Experiment, run: Path, *, progress: bool = True) -> TrainState:
+def train(
+    experiment: Experiment,
+    run: Path,
+    *,
+    progress: bool = True,
+    stop: Stop | None = None,
+) -> TrainState:
     """Train, or continue, the run in the folder ``run`` to its last step.
+
+    Args:
+        experiment: what to train.
+        run: the run folder; of several processes the same one.
+        progress: whether to say what is being done.
+        stop: where it is noticed that the process is asked to stop; None: signals do
+            what they do otherwise.
 
     Returns:
         The final state, in the layout of checkpoints.
 
     Raises:
-        ValueError: if the folder belongs to another experiment, or an option of this
-            one is out of range or does not fit the others.
-        FloatingPointError: when the loss is no longer finite.
+        ValueError: if the folder belongs to another experiment, another process trains
+            in it, or an option of this experiment is out of range or does not fit the
+            others.
+        FloatingPointError: when the loss or the state is no longer finite.
+        Stopped: after a stop that was asked for; the step it names is saved.
     """
-    training = experiment.training.build()
-    model = make_model(experiment)
-    teacher = open_teacher(model)
-    batches = open_batches(model, experiment.data.build(), teacher)
-    try_once(model, batches, teacher)
-    run_folder.claim(run, model)
-    executor = make_executor(model, teacher)
-    with Checkpointer(
-        run / "checkpoints", keep=training.keep_checkpoints
-    ) as checkpointer:
-        state = executor.init(jax.random.key(training.seed))
-        restored = checkpointer.restore(executor.gather(state), batches)
-        first = 0
-        if restored is not None:
-            state, first = executor.scatter(restored[0]), restored[1]
-        log = run_folder.MetricLog(
-            run / "metrics.jsonl",
-            first_step=first,
-            log_to=training.log_to if jax.process_index() == 0 else (),
+    stop = Stop() if stop is None else stop
+    stop.so_far = NOTHING_LOST
+    with contextlib.ExitStack() as stack:
+        if jax.process_count() > 1:
+            # One that left on its own would leave the others waiting for it.
+            stack.enter_context(stop.hold())
+        shown = stack.enter_context(
+            Progress(experiment.training["steps"], shown=progress)
         )
-        with _Progress(first, training.steps, shown=progress) as bar, _Stop() as stop:
-            loop = _Loop(training, executor, batches, checkpointer, log, bar, stop)
-            state = loop.run(state, first)
+        shown.say("opening the data")
+        model = make_model(experiment)
+        teacher = open_teacher(model)
+        batches = open_batches(model, experiment.data.build(), teacher)
+        try_once(model, batches, teacher)
+        stack.enter_context(record.lock(run))
+        same = partial(takes_the_same_steps, model, batches=batches, teacher=teacher)
+        run_folder.claim(run, model, same)
+        if jax.process_index() == 0:
+            SomeConditions.write(run, experiment.data.build(), model.example)
+        shown.say(describe(model))
+        executor = make_executor(model, teacher)
+        checkpointer = stack.enter_context(
+            Checkpointer(
+                run / "checkpoints", keep=experiment.training["keep_checkpoints"]
+            )
+        )
+        state, first = _restore(executor, checkpointer, batches, model)
+        shown.say(_plan(first, experiment.training["steps"]))
+        log = _open_log(run, model, first)
+        work = Work(run, executor, batches, checkpointer, log)
+        stack.enter_context(stop.hold())
+        state = _Loop(model, work, shown, stop).run(state, first)
+        stop.so_far = "the training is complete: the same command only evaluates"
         checkpointer.wait()
-    return executor.gather(state)
+        return executor.gather(state)
+
+
+def _restore(
+    executor: Executor,
+    checkpointer: Checkpointer,
+    batches: BatchIterator,
+    model: Model,
+) -> tuple[TrainState, int]:
+    """Return the state to go on from, and the steps that it has taken."""
+    state = executor.init(jax.random.key(model.experiment.training["seed"]))
+    restored = checkpointer.restore(executor.gather(state), batches)
+    if restored is None:
+        return state, 0
+    return executor.scatter(restored[0]), restored[1]
+
+
+def _plan(first: int, steps: int) -> str:
+    if first == steps:
+        return f"all {steps} steps are taken"
+    before = f"continuing after step {first}; " if first else ""
+    return f"{before}compiling the step"
+
+
+def _open_log(run: Path, model: Model, first: int) -> MetricLog | None:
+    """Note the start and open the log, in the one process that writes."""
+    if jax.process_index() != 0:
+        return None
+    name = record.note_start(run)
+    opening = Opening(run, name, to_dict(model.experiment), first)
+    return MetricLog(opening, log_to=model.experiment.training["log_to"])
+
+
+class Work(NamedTuple):
+    """What a training works with.
+
+    Attributes:
+        run: the run folder.
+        executor: the compiled step.
+        batches: the data.
+        checkpointer: where states go.
+        log: where metrics go; None in a process that writes none.
+    """
+
+    run: Path
+    executor: Executor
+    batches: BatchIterator
+    checkpointer: Checkpointer
+    log: MetricLog | None
 
 
 class _Loop:
     """The training loop: what happens at every, some and the last of the steps."""
 
-    def __init__(
-        self,
-        training: Training,
-        executor: Executor,
-        batches: BatchIterator,
-        checkpointer: Checkpointer,
-        log: run_folder.MetricLog,
-        bar: "_Progress",
-        stop: "_Stop",
-    ):
-        self._training = training
-        self._rows = training.batch_size
-        self._executor = executor
-        self._batches = batches
-        self._checkpointer = checkpointer
-        self._log = log
-        self._bar = bar
+    def __init__(self, model: Model, work: Work, shown: Progress, stop: Stop):
+        self._model = model
+        self._training: Training = model.experiment.training.build()
+        self._work = work
+        self._shown = shown
         self._stop = stop
+        self._saved = 0
 
     def run(self, state: TrainState, first: int) -> TrainState:
-        """Take the steps after ``first``."""
-        training, pending = self._training, []
+        """Take the steps after ``first``.
+
+        Raises:
+            FloatingPointError: when the loss or the state is no longer finite.
+            Stopped: after a stop that was asked for; the step it names is saved.
+        """
+        self._saved = first
+        try:
+            return self._run(state, first)
+        except FloatingPointError as error:
+            raise FloatingPointError(f"{error}; {self._way_on()}") from error
+
+    def _run(self, state: TrainState, first: int) -> TrainState:
+        training, executor, pending = self._training, self._work.executor, []
+        agreed = agreement()
         began, since = time.perf_counter(), first
         for step in range(first + 1, training.steps + 1):
-            batch = self._executor.put(next(self._batches))
-            state, metrics = self._executor.step(state, batch)
+            batch = executor.put(next(self._work.batches))
+            state, metrics = executor.step(state, batch)
+            self._shown.dispatched(step)
             pending.append(metrics)
-            last = step == training.steps or self._stop.asked
+            # A signal may come at any time: it is looked at here and nowhere else, so
+            # that the step that is saved is the step that is left at.
+            stopping = agreed(self._stop.asked)
+            last = stopping or step == training.steps
             if step % training.log_every == 0 or last:
                 # The values of a whole interval are fetched at once: fetching each
                 # would make the device wait for the host at every step.
                 means = _means(jax.device_get(pending), step)
                 now = time.perf_counter()
-                means["rows_per_second"] = (step - since) * self._rows / (now - began)
+                rows = (step - since) * training.batch_size
+                means["rows_per_second"] = rows / (now - began)
                 pending, began, since = [], now, step
-                if jax.process_index() == 0:
-                    self._log.write(step, means)
-                self._bar.update(step, means)
+                self._log(step, means)
             if step % training.checkpoint_every == 0 or last:
-                self._checkpointer.save(
-                    step, self._executor.gather(state), self._batches
-                )
-            if self._stop.asked:
-                self._checkpointer.wait()
-                raise SystemExit(
-                    f"stopped after step {step}; the same command continues the run"
-                )
+                self._save(step, state)
+            if stopping:
+                self._leave(step)
         return state
+
+    def _log(self, step: int, means: dict[str, float]) -> None:
+        if self._work.log is not None:
+            self._work.log.write(step, means)
+        self._shown.logged(step, means)
+
+    def _save(self, step: int, state: TrainState) -> None:
+        gathered = self._work.executor.gather(state)
+        self._work.checkpointer.save(step, gathered, self._work.batches)
+        self._saved = step
+        if self._training.previews and jax.process_count() == 1:
+            draw_preview(self._model, gathered, self._work.run)
+
+    def _leave(self, step: int) -> None:
+        self._work.checkpointer.wait()
+        rest = "continues the run"
+        if step == self._training.steps:
+            rest = "only evaluates: the training is complete"
+        raise Stopped(f"stopped after step {step}; the same command {rest}")
+
+    def _way_on(self) -> str:
+        """Return what can be done about a run that diverged."""
+        if not self._saved:
+            return "nothing was saved: a smaller optimizer.learning_rate may help"
+        return (
+            f"the checkpoint of step {self._saved} is intact. The same command would "
+            "take the same steps again; --training.start-from this run, with another "
+            "--run and a smaller --optimizer.learning-rate, goes on from there"
+        )
 
 
 def _means(rows: list[dict[str, Any]], step: int) -> dict[str, float]:
@@ -199,61 +310,6 @@ def _means(rows: list[dict[str, Any]], step: int) -> dict[str, float]:
     if not math.isfinite(means["loss"]):
         raise FloatingPointError(
             f"the loss is {means['loss']} between steps {step - len(rows) + 1} and "
-            f"{step}; the checkpoints before are intact"
+            f"{step}"
         )
     return means
-
-
-class _Stop:
-    """Notes SIGTERM and SIGINT, so that the loop can save before it leaves."""
-
-    def __init__(self) -> None:
-        self.asked = False
-        self._previous: dict[int, Any] = {}
-
-    def __enter__(self) -> "_Stop":
-        for number in (signal.SIGTERM, signal.SIGINT):
-            try:
-                self._previous[number] = signal.signal(number, self._note)
-            except ValueError:
-                break  # not in the main thread: the host program has the signals
-        return self
-
-    def _note(self, number: int, frame: Any) -> None:
-        if self.asked:  # the second time it is meant at once
-            raise KeyboardInterrupt
-        self.asked = True
-
-    def __exit__(self, *_: Any) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-
-class _Progress:
-    """A progress bar on a terminal, one status line per interval elsewhere."""
-
-    def __init__(self, first: int, steps: int, *, shown: bool):
-        self._steps = steps
-        self._shown = shown and jax.process_index() == 0
-        self._bar = None
-        if self._shown and sys.stderr.isatty():
-            self._bar = tqdm(total=steps, initial=first, unit="step", smoothing=0.05)
-        elif self._shown and first:
-            print(f"continuing after step {first}", flush=True)
-
-    def update(self, step: int, metrics: dict[str, float]) -> None:
-        text = ", ".join(
-            f"{name.replace('_', ' ')} {value:.4g}" for name, value in metrics.items()
-        )
-        if self._bar is not None:
-            self._bar.update(step - self._bar.n)
-            self._bar.set_postfix_str(f"loss {metrics['loss']:.4g}")
-        elif self._shown:
-            print(f"step {step}/{self._steps}: {text}", flush=True)
-
-    def __enter__(self) -> "_Progress":
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        if self._bar is not None:
-            self._bar.close()

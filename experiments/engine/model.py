@@ -18,9 +18,9 @@ from experiments.methods.base import Functions, bind
 from flowjax import guidance
 from flowjax.guidance import Rule, rules
 from flowjax.interpolants import Interpolant
-from flowjax.networks import Network, graft
+from flowjax.networks import Network, graft, named_conditions
 from flowjax.training import TrainState, init_state
-from flowjax.typing import PRNGKey, VelocityField
+from flowjax.typing import Condition, PRNGKey, VelocityField
 
 
 class Guidance(NamedTuple):
@@ -70,7 +70,7 @@ class Model:
             ValueError: if the method can't be joined with the path or the network.
         """
         network: Network = self.experiment.network.build(
-            num_classes=self.example.num_classes
+            **self.example.conditions.options
         )
         self.method.check(self.path, network)
         return self.method.modules(network, self.example.event[-1])
@@ -100,9 +100,7 @@ class Model:
     def _init_parameters(self, key: PRNGKey) -> dict[str, Any]:
         time = jnp.zeros((1,))
         x = jnp.zeros((1, *self.example.event))
-        cond: Any = None
-        if self.example.num_classes is not None:
-            cond = jnp.zeros((1,), jnp.int32)
+        cond = self.example.conditions.zeros(1, self.example.event)
         if self.sees_guidance:
             cond = with_guidance(cond, time + 1, jnp.array([[0.0, 1.0]]))
         inputs = {
@@ -149,17 +147,19 @@ class Model:
             return lambda field: field, 1
         self.need_unconditional()
         return partial(
-            guidance.classifier_free, null=self.example.null, **guide._asdict()
+            guidance.classifier_free,
+            null=self.example.conditions.null,
+            **guide._asdict(),
         ), 2
 
     def need_unconditional(self) -> None:
         """Raise ValueError unless an unconditional field is trained as well."""
-        if self.example.num_classes is None:
-            raise ValueError("guidance needs labels, and these data have none")
-        if not self.experiment.data["label_dropout"]:
+        if not self.example.conditions.kinds:
+            raise ValueError("guidance needs a condition, and these data have none")
+        if not self.experiment.data["condition_dropout"]:
             raise ValueError(
                 "guidance needs an unconditional field, and this run never drops a "
-                "label: its data.label_dropout is 0"
+                "condition: its data.condition_dropout is 0"
             )
 
     def velocity(self, params: Any, scale: Any) -> VelocityField:
@@ -175,19 +175,18 @@ class Model:
         return self.experiment.source.build()(key, count, self.example.event)
 
 
-def with_guidance(label: Any, scale: Array, interval: Array) -> dict[str, Any]:
+def with_guidance(cond: Condition, scale: Array, interval: Array) -> dict[str, Any]:
     """Return the condition of a network that is told the guidance it is used with."""
-    told = {"scale": scale, "interval": interval}
-    return told if label is None else {"label": label, **told}
+    return {**named_conditions(cond), "scale": scale, "interval": interval}
 
 
 def _at_guidance(guide: Guidance, field: Any) -> Any:
     """Return a field that is told the guidance, at one scale and interval."""
 
     def guided(x: Array, t: Array, *rest: Any) -> Array:
-        *ends, label = rest if rest else (None,)
+        *ends, cond = rest if rest else (None,)
         scales = jnp.broadcast_to(jnp.asarray(guide.scale, t.dtype), t.shape)
         interval = jnp.broadcast_to(jnp.array([guide.interval], t.dtype), (len(t), 2))
-        return field(x, t, *ends, with_guidance(label, scales, interval))
+        return field(x, t, *ends, with_guidance(cond, scales, interval))
 
     return guided

@@ -63,16 +63,14 @@ class HostPairs:
         batch = next(self._whole)
         key = jax.random.fold_in(jax.random.key(self._seed), self._number)
         key_data, key_source = jax.random.split(key)
-        x1, label = self._data.read(key_data, batch)
-        x1 = np.asarray(x1)
+        x1, cond = jax.tree.map(np.asarray, self._data.read(key_data, batch))
         x0 = np.asarray(self._model.noise(key_source, len(x1)), x1.dtype)
         rng = np.random.default_rng([self._seed, self._number])
-        pairs = self._coupling(
-            rng, x0, x1, None if label is None else np.asarray(label)
-        )
+        pairs = self._coupling(rng, x0, x1, cond)
         self._number += 1
-        named = {"x0": pairs.x0, "x1": pairs.x1, "label": pairs.cond}
-        return {k: np.asarray(v)[self._rows] for k, v in named.items() if v is not None}
+        named = self._model.example.conditions.split(pairs.cond)
+        named |= {"x0": pairs.x0, "x1": pairs.x1}
+        return {name: np.asarray(rows)[self._rows] for name, rows in named.items()}
 
     def get_state(self) -> dict[str, Any]:
         """Return where the iterator stands."""
@@ -119,7 +117,8 @@ def make_prepare(model: Model) -> Any:
     def prepare(key: PRNGKey, batch: Any) -> Pairs:
         key_data, key_source, key_drop, key_rest = jax.random.split(key, 4)
         if "x1" in batch:  # paired before: by a teacher, or on the host
-            x0, x1, cond = batch["x0"], batch["x1"], batch.get("label")
+            x0, x1 = batch["x0"], batch["x1"]
+            cond = model.example.conditions.join(batch)
         else:
             x1, cond = data.read(key_data, batch)
             x0 = model.noise(key_source, len(x1)).astype(x1.dtype)
@@ -197,7 +196,8 @@ def _teach(model: Model, teacher: Teacher, params: Any) -> VelocityField:
     def told(x: Array, t: Array, cond: Any = None, /) -> Array:
         low, high = cond["interval"].T
         scale = jnp.where((low <= t) & (t <= high), cond["scale"], 1.0)
-        return teacher.velocity(params, scale)(x, t, cond.get("label"))
+        own = model.example.conditions.pick(cond)
+        return teacher.velocity(params, scale)(x, t, own)
 
     return told
 
@@ -206,7 +206,7 @@ def _with_guidance(
     model: Model, now: Functions, pairs: Pairs, key: PRNGKey
 ) -> tuple[Pairs, Callable[[Path], Path]]:
     """Return the pairs, and what gives points of the path their guided velocity."""
-    null: Any = model.example.null
+    null = model.example.conditions.null
     rule = getattr(model.method, "guidance", None)
     if not model.sees_guidance and rule is None:
         return pairs, _unguided
@@ -225,11 +225,10 @@ def _with_guidance(
     scale, (low, high) = guidance.draw_guidance(
         draw_key(key, "guidance"), len(pairs.x1)
     )
-    if pairs.cond is not None:
-        # A row without its label is the unconditional field: not guided either.
-        dropped = pairs.cond == null
-        scale = jnp.where(dropped, 1.0, scale)
-        low, high = jnp.where(dropped, 0.0, low), jnp.where(dropped, 1.0, high)
+    # A row without its condition is the unconditional field: not guided either.
+    dropped = guidance.is_null(pairs.cond, null=null)
+    scale = jnp.where(dropped, 1.0, scale)
+    low, high = jnp.where(dropped, 0.0, low), jnp.where(dropped, 1.0, high)
     told = pairs._replace(
         cond=with_guidance(pairs.cond, scale, jnp.stack([low, high], 1))
     )

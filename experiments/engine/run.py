@@ -1,40 +1,38 @@
 """The run folder: where a training leaves what it did, and where it continues from.
 
 config.json        the experiment with all defaults, and the shape of its data
+conditions.npz     some conditions of the data, where they are more than labels
+record.json        every start: command, code, versions, machine
 metrics.jsonl      one line of metrics per logging interval
 checkpoints/       the newest states, written by orbax
+previews/          samples at the checkpoints, where they are asked for
+lock               who is training here
 loss.png, samples.png, evaluation.json, evaluation.md
 tuning.json, tuning.png, sampler.json, likelihood.json: what those scripts found
 """
 
 import dataclasses
 import json
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import jax
 import msgspec
 from jaxtyping import Array
 
-from experiments.data import Example
-from experiments.engine.experiment import MAY_DIFFER, Experiment, from_dict, to_dict
+from experiments.data.forms import decode_example, encode_example
+from experiments.engine.experiment import Experiment, from_dict, to_dict
+from experiments.engine.files import read_object, write_atomically
 from experiments.engine.model import Model
-from experiments.language.grammar import differences
-from flowjax.extras import require
+from experiments.engine.some_conditions import SomeConditions
+from experiments.language.grammar import differences, leaves, nodes
+from experiments.language.sentence import Use
 from flowjax.training import Checkpointer, TrainState
-from flowjax.typing import VelocityField
+from flowjax.typing import PRNGKey, VelocityField
 
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file that is either the old one or the whole new one, never a part."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
-
-
-_Positive = Annotated[int, msgspec.Meta(gt=0)]
+LARGEST = 2**20
+"""A size that no network here comes near to; with such a one nothing would ever end."""
 
 
 def load(run: Path) -> Model:
@@ -47,118 +45,99 @@ def load(run: Path) -> Model:
     path = run / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"{run} is no run folder: it has no config.json")
+    stored = read_object(path)
     try:
-        stored = json.loads(path.read_text())
-        if not isinstance(stored, dict):
-            raise ValueError("it is no object")
         shape = stored.pop("example", {})
         experiment = from_dict(stored)
-        event = msgspec.convert(shape["event"], tuple[_Positive, ...])
-        classes = msgspec.convert(shape["num_classes"], _Positive | None)
-        return Model(experiment, Example(event, classes))
+        shape = msgspec.convert(shape, dict[str, Any])
+        model = Model(experiment, decode_example(shape))
+        _check(model)
+        return model
     except KeyError as error:
         raise ValueError(f"{path} lacks the data's {error}") from error
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path} can't be read: {error}") from error
 
 
-def claim(run: Path, model: Model) -> None:
+def _check(model: Model) -> None:
+    """Raise ValueError for a value that is out of range; opens no data."""
+    for leaf in leaves(model.experiment.sentence):
+        sized = leaf.place[0] in ("network", "method") and isinstance(leaf.value, int)
+        if sized and leaf.value > LARGEST:
+            raise ValueError(f"{leaf.flag} is absurd: {leaf.value}")
+    for name, part in vars(model.experiment).items():
+        if name not in ("network", "optimizer"):  # they need what the road gives
+            part.build()
+    # Abstract arrays need no memory. A network looks at its sizes when it is called.
+    jax.eval_shape(model.init, jax.random.key(0))
+
+
+def claim(
+    run: Path, model: Model, same_steps: Callable[[int], bool] = lambda _: False
+) -> None:
     """Write the experiment into the folder of a run, new or continued.
 
+    Args:
+        run: the folder.
+        model: what is to be trained there.
+        same_steps: whether the model would take the same steps with another number of
+            them in all, so that a run of that number may be extended.
+
     Raises:
-        ValueError: if something was trained there under another experiment, or one of
-            another version of the code that says what this one does not read.
+        ValueError: if something was trained there under another experiment or on data
+            that looked otherwise, or one of another version of the code that says what
+            this one does not read.
         FileNotFoundError: if there are checkpoints, but no configuration.
     """
     run.mkdir(parents=True, exist_ok=True)
     if any((run / "checkpoints").glob("[0-9]*")):
         # An option that the code did not have when the run began has its default.
-        old, new = (m.experiment.sentence for m in (load(run), model))
-        changed = differences(old, new)
-        if lines := [
-            f"{flag}: {a} -> {b}"
-            for flag, (a, b) in changed.items()
-            if flag not in MAY_DIFFER
-        ]:
+        before = load(run)
+        old, new = (m.experiment.sentence for m in (before, model))
+        _check_same(run, differences(old, new), may_differ(old, new), same_steps)
+        if before.example != model.example:
             raise ValueError(
-                f"{run} holds a run of another experiment; choose another --run "
-                "or go back to its values (old -> new):\n  " + "\n  ".join(lines)
+                f"the data have changed since {run} began (old -> new):\n  "
+                f"{before.example} ->\n  {model.example}"
             )
     if jax.process_index() == 0:
-        stored = {"example": model.example._asdict(), **to_dict(model.experiment)}
+        stored = {"example": encode_example(model.example), **to_dict(model.experiment)}
         write_atomically(run / "config.json", json.dumps(stored, indent=2) + "\n")
 
 
-Writer = Callable[[int, Mapping[str, float]], None]
+def may_differ(*sentences: Use) -> set[str]:
+    """Return the flags that their things declare free to change in a continued run."""
+    free = set()
+    for root in sentences:
+        things = {n.place: n.value.thing for n in nodes(root) if n.value is not None}
+        for leaf in leaves(root):
+            thing = things.get(leaf.place[:-1])
+            if leaf.option.name in getattr(thing, "may_differ", ()):
+                free.add(leaf.flag)
+    return free
 
 
-def _tensorboard(folder: Path) -> Writer:
-    module = require("tensorboardX", extra="log")
-    summary = module.SummaryWriter(str(folder / "tensorboard"))
-
-    def write(step: int, metrics: Mapping[str, float]) -> None:
-        for name, value in metrics.items():
-            summary.add_scalar(name, value, step)
-        summary.flush()
-
-    return write
-
-
-def _wandb(folder: Path) -> Writer:
-    module = require("wandb", extra="log")
-    module.init(dir=str(folder), name=folder.name, id=folder.name, resume="allow")
-    return lambda step, metrics: module.log(dict(metrics), step=step)
-
-
-WRITERS: dict[str, Callable[[Path], Writer]] = {
-    "tensorboard": _tensorboard,
-    "wandb": _wandb,
-}
-"""Where metrics can go besides the file, by name; called with the run folder."""
-
-
-class MetricLog:
-    """Appends JSON lines to a file; a continued run drops the lines it repeats."""
-
-    def __init__(
-        self, path: Path, *, first_step: int, log_to: Sequence[str] = ()
-    ) -> None:
-        """Open the log and forget the lines after ``first_step``.
-
-        They were written by a process that died before its next checkpoint. A last
-        line that was cut off is forgotten too.
-
-        Args:
-            path: the file of JSON lines.
-            first_step: the step that the run continues from.
-            log_to: names of `WRITERS` to write to as well.
-
-        Raises:
-            ImportError: if a writer's package is not installed.
-        """
-        self._writers = [WRITERS[name](path.parent) for name in log_to]
-        self._path = path
-        if path.is_file():
-            kept = [row for row in read_metrics(path) if row["step"] <= first_step]
-            write_atomically(path, "".join(json.dumps(row) + "\n" for row in kept))
-
-    def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Append one line; it is on disk when this returns."""
-        with self._path.open("a") as file:
-            file.write(json.dumps({"step": step, **metrics}) + "\n")
-        for writer in self._writers:
-            writer(step, metrics)
-
-
-def read_metrics(path: Path) -> list[dict[str, float]]:
-    """Return the rows of a metrics file, without a last line that was cut off."""
-    rows = []
-    for line in path.read_text().splitlines():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return rows
+def _check_same(
+    run: Path,
+    changed: Mapping[str, tuple[Any, Any]],
+    free: Collection[str],
+    same_steps: Callable[[int], bool],
+) -> None:
+    lines = {f: f"{f}: {a} -> {b}" for f, (a, b) in changed.items() if f not in free}
+    steps = "training.steps"
+    if [*lines] == [steps] and changed[steps][0] < changed[steps][1]:
+        if same_steps(changed[steps][0]):
+            return
+        lines[steps] += (
+            " (what a step does depends on it: a schedule of the optimiser or of the "
+            "method, such as --optimizer.schedule cosine; a new run may start from "
+            "this one with --training.start-from)"
+        )
+    if lines:
+        raise ValueError(
+            f"{run} holds a run of another experiment; choose another --run "
+            "or go back to its values (old -> new):\n  " + "\n  ".join(lines.values())
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,14 +147,16 @@ class Trained:
     Attributes:
         model: the run's experiment and the shape of its data.
         step: optimiser steps taken.
-        params: the averaged parameters, to be passed on when compiling.
+        params: the parameters to use, to be passed on when compiling.
         state: the whole training state.
+        conditions: some conditions of its data.
     """
 
     model: Model
     step: int
     params: Any
     state: TrainState
+    conditions: SomeConditions
 
     @property
     def experiment(self) -> Experiment:
@@ -190,21 +171,27 @@ class Trained:
         """Return the velocity under guidance of a scale, one for all or per row."""
         return self.model.velocity(params, scale)
 
-    def noise(self, count: int, seed: int) -> tuple[Array, Array | None]:
-        """Draw noise to start from, and labels where the run has any."""
-        key_noise, key_label = jax.random.split(jax.random.key(seed))
-        x0, classes = self.model.noise(key_noise, count), self.model.example.num_classes
-        if classes is None:
-            return x0, None
-        return x0, jax.random.randint(key_label, (count,), 0, classes)
+    def noise(self, key: PRNGKey, count: int) -> tuple[Array, dict[str, Array]]:
+        """Draw noise to start from, and conditions where the run has any, by name."""
+        key_noise, key_condition = jax.random.split(key)
+        return (
+            self.model.noise(key_noise, count),
+            self.conditions.draw(key_condition, count),
+        )
 
 
-def restore(run: Path) -> Trained:
-    """Read the newest intact checkpoint of a run folder; its data stay closed.
+def restore(run: Path, *, step: int | None = None, averaged: bool = True) -> Trained:
+    """Read a checkpoint of a run folder; its data stay closed.
+
+    Args:
+        run: the folder.
+        step: which checkpoint; None: the newest that is intact.
+        averaged: take the averaged parameters, or those that the optimiser has moved.
 
     Raises:
         FileNotFoundError: if the folder holds no configuration or no checkpoint.
-        ValueError: if the configuration can't be read.
+        OSError: if all checkpoints are damaged.
+        ValueError: if the configuration can't be read, or there is no such checkpoint.
     """
     model = load(run)
     # Abstract leaves on one device: reading needs no memory for a template, and no
@@ -218,8 +205,10 @@ def restore(run: Path) -> Trained:
     if not folder.is_dir():
         raise FileNotFoundError(f"{run} holds no checkpoints yet")
     with Checkpointer(folder, read_only=True) as checkpointer:
-        restored = checkpointer.restore(template)
+        restored = checkpointer.restore(template, step=step)
     if restored is None:
         raise FileNotFoundError(f"{run} holds no checkpoints yet")
-    state, step = restored
-    return Trained(model, step, state.ema_params, state)
+    state, found = restored
+    some = SomeConditions.read(run, model.example)
+    params = state.ema_params if averaged else state.params
+    return Trained(model, found, params, state, some)

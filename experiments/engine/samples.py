@@ -1,6 +1,6 @@
 """Drawing samples from a run, batch by batch, every sample from noise of its own."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -29,7 +29,7 @@ class Samples(NamedTuple):
 def draw(
     trained: Trained,
     sampler: Sampler,
-    labels: Sequence[int] | np.ndarray | None,
+    row: Mapping[str, np.ndarray],
     *,
     count: int,
     seed: int,
@@ -42,14 +42,25 @@ def draw(
     compared on the same noise, whatever the batch size. A sampler that draws more on
     its way draws it per batch.
 
+    Args:
+        trained: the run.
+        sampler: how.
+        row: the conditions of the samples by name, as the data give them; more is not
+            read.
+        count: how many.
+        seed: determines the noise.
+        batch_size: how many at a time.
+        guide: guidance.
+
     Raises:
-        ValueError: if a label is out of range or the run has none, or the run can't be
-            sampled or guided in this way.
+        ValueError: if a label is out of range, or the run can't be sampled or guided in
+            this way.
         FloatingPointError: if a sample is not finite, as after a failed solve.
     """
     model = trained.model
-    if labels is not None:
-        labels = _checked(labels, model.example.num_classes)
+    conditions = model.example.conditions
+    if "label" in conditions.kinds:
+        row = {**row, "label": conditions.check_labels(row["label"])}
     keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(
         jnp.arange(count)
     )
@@ -62,7 +73,7 @@ def draw(
     parts, evaluations = [], 0
     for start in range(0, count, batch_size):
         rows = slice(start, min(start + batch_size, count))
-        cond = None if labels is None else jnp.asarray(labels[rows])
+        cond = conditions.join({k: jnp.asarray(row[k][rows]) for k in conditions.kinds})
         key = jax.random.fold_in(keys[start], 1)
         x, nfe = sample(trained.params, key, noise(keys[rows]), cond)
         if not np.isfinite(x).all():
@@ -73,13 +84,3 @@ def draw(
         parts.append(np.asarray(x))
         evaluations = max(evaluations, int(nfe))
     return Samples(np.concatenate(parts), evaluations)
-
-
-def _checked(labels: Any, num_classes: int | None) -> np.ndarray:
-    labels = np.asarray(labels, np.int32)
-    if num_classes is None:
-        raise ValueError("this run was trained without labels; got labels")
-    wrong = labels[(labels < 0) | (labels >= num_classes)]
-    if wrong.size:
-        raise ValueError(f"labels must lie in 0..{num_classes - 1}; got {wrong[0]}")
-    return labels

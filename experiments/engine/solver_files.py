@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from experiments.engine.run import write_atomically
+from experiments.engine.files import write_atomically
 from flowjax.sampling.multistep import MultistepSolver
 
 Entry: TypeAlias = dict[str, Any]

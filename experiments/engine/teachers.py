@@ -6,7 +6,7 @@ teacher's folder, so that every student of the same teacher learns from the same
 
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -19,7 +19,7 @@ from experiments.data import Dataset
 from flowjax import fields, sampling, times
 from flowjax.data import BatchIterator, array_batches
 from flowjax.interpolants import Interpolant
-from flowjax.typing import State, VelocityField
+from flowjax.typing import PRNGKey, State, VelocityField
 
 
 class Teacher(NamedTuple):
@@ -27,9 +27,9 @@ class Teacher(NamedTuple):
 
     Attributes:
         params: its parameters, handed on to ``velocity`` when compiling; None without.
-        velocity: ``(params, scale) -> v(x, t, label)``; the scale is a factor of the
+        velocity: ``(params, scale) -> v(x, t, cond)``; the scale is a factor of the
             teacher's own guidance, one for all rows or one each.
-        pairs: ``seed -> {"x0", "x1"[, "label"]}``, arrays of one length.
+        pairs: ``seed -> {"x0", "x1"}`` and conditions by name, of one length.
     """
 
     params: Any
@@ -55,6 +55,7 @@ class TrainedModel(Protocol):
     """What a teacher needs of a run: `experiments.engine.run.Trained`."""
 
     params: Any
+    model: Any  # an `experiments.engine.model.Model`, which imports this module
 
     def need_velocity(self, purpose: str) -> None:
         """Raise ValueError if the run leaves no velocity."""
@@ -64,8 +65,8 @@ class TrainedModel(Protocol):
         """Return the velocity under guidance of a scale, one for all or per row."""
         ...
 
-    def noise(self, count: int, seed: int) -> tuple[State, Any]:
-        """Return noise and labels, or None."""
+    def noise(self, key: PRNGKey, count: int) -> tuple[State, Mapping[str, Any]]:
+        """Return noise, and conditions by name."""
         ...
 
 
@@ -136,10 +137,8 @@ class Run:
         return {name: array[keep] for name, array in made.items()}
 
     def _make(self, trained: TrainedModel, seed: int) -> dict[str, np.ndarray]:
-        x0, labels = trained.noise(self.count, seed)
-        made = {"x0": np.asarray(x0)}
-        if labels is not None:
-            made["label"] = np.asarray(labels, np.int32)
+        x0, named = trained.noise(jax.random.key(seed), self.count)
+        made = {"x0": np.asarray(x0)} | {k: np.asarray(c) for k, c in named.items()}
         grid = times.uniform_grid(self.steps)
 
         @jax.jit
@@ -151,7 +150,9 @@ class Run:
         parts = []
         for start in range(0, self.count, 1000):
             rows = slice(start, start + 1000)
-            cond = jnp.asarray(made["label"][rows]) if "label" in made else None
+            cond = trained.model.example.conditions.join(
+                {name: jnp.asarray(made[name][rows]) for name in named}
+            )
             x = jnp.asarray(made["x0"][rows])
             parts.append(np.asarray(solve(trained.params, x, cond)))
         made["x1"] = np.concatenate(parts)

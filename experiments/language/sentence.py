@@ -59,7 +59,7 @@ ROLES = {
 }
 """The joints, by the name that a parameter has wherever it is one."""
 
-GIVEN = frozenset({"num_classes", "out_features"})
+GIVEN = frozenset({"num_classes", "vector_features", "array_channels", "out_features"})
 """Parameters that could be written as text, but follow from the data or the method."""
 
 Precision = Literal["float32", "bfloat16", "float16", "float64"]

@@ -20,6 +20,7 @@ from flowjax.analytic.marginals import (
     velocity,
 )
 from flowjax.analytic.mixtures import Mixture
+from flowjax.contracts import checked
 from flowjax.events import expand_like
 from flowjax.interpolants import Interpolant
 from flowjax.typing import (
@@ -30,6 +31,7 @@ from flowjax.typing import (
 )
 
 
+@checked
 def flow_map(mixture: Mixture, interpolant: Interpolant) -> AverageVelocityField:
     """Return ``X(x, t, s)``, the solution at time s of ``dx/dt = v`` through (x, t).
 
@@ -62,6 +64,7 @@ def flow_map(mixture: Mixture, interpolant: Interpolant) -> AverageVelocityField
     return field
 
 
+@checked
 def average_velocity(
     mixture: Mixture, interpolant: Interpolant
 ) -> AverageVelocityField:

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 
 from flowjax.analytic.mixtures import Mixture
 from flowjax.checks import check_state, check_time
+from flowjax.contracts import checked
 from flowjax.events import expand_like
 from flowjax.interpolants import Interpolant, coefficients, noise_variance
 from flowjax.typing import (
@@ -21,6 +22,7 @@ from flowjax.typing import (
 )
 
 
+@checked
 def velocity(mixture: Mixture, interpolant: Interpolant) -> VelocityField:
     """Return ``v(x, t) = E[d x_t / dt | x_t = x]``.
 
@@ -40,6 +42,7 @@ def velocity(mixture: Mixture, interpolant: Interpolant) -> VelocityField:
     return field
 
 
+@checked
 def score(mixture: Mixture, interpolant: Interpolant) -> VelocityField:
     """Return ``grad_x log p_t(x) = -sum_k r_k (x - alpha m_k) / V_k``."""
 
@@ -50,6 +53,7 @@ def score(mixture: Mixture, interpolant: Interpolant) -> VelocityField:
     return field
 
 
+@checked
 def posterior_mean(mixture: Mixture, interpolant: Interpolant) -> VelocityField:
     """Return the denoiser ``E[x1 | x_t = x]``.
 
@@ -64,6 +68,7 @@ def posterior_mean(mixture: Mixture, interpolant: Interpolant) -> VelocityField:
     return field
 
 
+@checked
 def log_density(
     mixture: Mixture, interpolant: Interpolant
 ) -> Callable[..., PerExample]:

@@ -8,7 +8,9 @@ from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
 from numpy.typing import ArrayLike
 
+from flowjax.contracts import checked
 from flowjax.typing import (
+    Count,
     PRNGKey,
     State,
 )
@@ -28,6 +30,7 @@ class Mixture(NamedTuple):
     stds: Float[Array, "k *event"]
 
 
+@checked
 def gaussian(mean: ArrayLike, std: ArrayLike) -> Mixture:
     """Return ``N(mean, diag(std^2))``, a mixture of one.
 
@@ -44,6 +47,7 @@ def gaussian(mean: ArrayLike, std: ArrayLike) -> Mixture:
     return mixture(jnp.ones(1), mean[None], std[None] if std.ndim else std)
 
 
+@checked
 def mixture(weights: ArrayLike, means: ArrayLike, stds: ArrayLike) -> Mixture:
     """Return ``sum_k w_k N(m_k, diag(S_k^2))``.
 
@@ -76,10 +80,9 @@ def mixture(weights: ArrayLike, means: ArrayLike, stds: ArrayLike) -> Mixture:
     return Mixture(weights / weights.sum(), means, jnp.broadcast_to(stds, means.shape))
 
 
-def sample(key: PRNGKey, mixture: Mixture, batch: int) -> State:
+@checked
+def sample(key: PRNGKey, mixture: Mixture, batch: Count) -> State:
     """Draw ``batch`` independent samples of a mixture [batch, *event]."""
-    if batch < 1:
-        raise ValueError(f"`batch` must be at least 1; got {batch}")
     key_component, key_normal = jax.random.split(key)
     k = jax.random.categorical(key_component, jnp.log(mixture.weights), shape=(batch,))
     means, stds = mixture.means[k], mixture.stds[k]

@@ -1,9 +1,10 @@
 """The coupling that pairs rows as they come."""
 
-from flowjax.checks import check_condition, check_state
+from flowjax.contracts import checked
 from flowjax.typing import Condition, Pairs, PRNGKey, State
 
 
+@checked
 def independent(key: PRNGKey, x0: State, x1: State, cond: Condition = None, /) -> Pairs:
     """Pair rows as they come: the product law ``p0 x p1`` for independent batches.
 
@@ -20,7 +21,4 @@ def independent(key: PRNGKey, x0: State, x1: State, cond: Condition = None, /) -
         Tong et al. 2023, arXiv:2302.00482, Sec. 3.2.1 (I-CFM).
     """
     del key
-    check_state("x1", x1)
-    check_state("x0", x0, like=x1)
-    check_condition(cond, len(x1))
     return Pairs(x0, x1, cond)

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from flowjax.data.image_sets import ImageSource
+from flowjax.data.rows import ArrayRows, RowSource
 from flowjax.extras import require
 
 
@@ -85,7 +86,48 @@ def image_batches(
         images, labels = source.gather(rows.tolist())
         if flip:
             images[mirrored] = images[mirrored, :, ::-1]
-        return {"image": source.scale(images), "label": labels}
+        named = {"image": source.scale(images), "label": labels}
+        return {name: array for name, array in named.items() if array is not None}
+
+    return _iterate(load, batch_size, process_index, process_count, num_threads)
+
+
+def row_batches(
+    source: RowSource,
+    *,
+    batch_size: int,
+    seed: int,
+    process_index: int | None = None,
+    process_count: int | None = None,
+    num_threads: int = 0,
+) -> BatchIterator:
+    """Iterate for ever over shuffled rows of any source.
+
+    Epochs are those of `image_batches`: fresh permutations that follow each other
+    without a gap. For an object of one's own see `RecordRows`.
+
+    Args:
+        source: the rows.
+        batch_size: number of rows over all processes.
+        seed: determines the permutations; non-negative.
+        process_index: as in `image_batches`.
+        process_count: as in `image_batches`.
+        num_threads: as in `image_batches`.
+
+    Returns:
+        A grain iterator over ``name -> [batch_size / process_count, ...]``.
+
+    Raises:
+        ImportError: without the extra `data`.
+        ValueError: as `image_batches`.
+    """
+    if len(source) == 0:
+        raise ValueError("`source` must hold at least one row; got none")
+    if seed < 0:
+        raise ValueError(f"`seed` must not be negative; got {seed}")
+
+    def load(positions: np.ndarray) -> dict[str, np.ndarray]:
+        return source.gather(_draw(positions, seed, len(source))[0].tolist())
 
     return _iterate(load, batch_size, process_index, process_count, num_threads)
 
@@ -98,37 +140,19 @@ def array_batches(
     process_index: int | None = None,
     process_count: int | None = None,
 ) -> BatchIterator:
-    """Iterate for ever over shuffled rows of arrays in memory.
-
-    Epochs are those of `image_batches`: fresh permutations that follow each other
-    without a gap.
-
-    Args:
-        arrays: ``name -> [n, ...]``, of the same length n.
-        batch_size: number of rows over all processes.
-        seed: determines the permutations; non-negative.
-        process_index: as in `image_batches`.
-        process_count: as in `image_batches`.
-
-    Returns:
-        A grain iterator over ``name -> [batch_size / process_count, ...]``.
+    """Iterate for ever over shuffled rows of arrays: `row_batches` of `ArrayRows`.
 
     Raises:
         ImportError: without the extra `data`.
-        ValueError: if the arrays are empty or differ in length, or as `image_batches`.
+        ValueError: if the arrays are empty or differ in length, or as `row_batches`.
     """
-    lengths = {name: len(array) for name, array in arrays.items()}
-    size = next(iter(lengths.values()), 0)
-    if size == 0 or set(lengths.values()) != {size}:
-        raise ValueError(f"`arrays` must have one length of at least 1; got {lengths}")
-    if seed < 0:
-        raise ValueError(f"`seed` must not be negative; got {seed}")
-
-    def load(positions: np.ndarray) -> dict[str, np.ndarray]:
-        rows, _ = _draw(positions, seed, size)
-        return {name: array[rows] for name, array in arrays.items()}
-
-    return _iterate(load, batch_size, process_index, process_count, 0)
+    return row_batches(
+        ArrayRows(arrays),
+        batch_size=batch_size,
+        seed=seed,
+        process_index=process_index,
+        process_count=process_count,
+    )
 
 
 def index_batches(

@@ -80,7 +80,7 @@ def prepare(data_dir: str | os.PathLike[str] | None = None) -> str:
     """
     builder = SklearnDigits(data_dir=data_dir)
     target = builder.data_path
-    if target.exists():
+    if _is_whole(target):
         return os.fspath(target)
     # The builder's own temporary name comes from the global `random` state, so that
     # processes with equal seeds would write into each other's files.
@@ -90,10 +90,23 @@ def prepare(data_dir: str | os.PathLike[str] | None = None) -> str:
         with _silent():
             staged.download_and_prepare()
         target.parent.mkdir(parents=True, exist_ok=True)
+        if target.exists() and not _is_whole(target):
+            # Copied or deleted in part: what is left is put aside, not trusted.
+            target.rename(target.parent / f"damaged.{uuid.uuid4().hex}")
         _publish(staged.data_path, target)
     finally:
         staging.rmtree(missing_ok=True)
     return os.fspath(target)
+
+
+def _is_whole(target: Any) -> bool:
+    """Say whether a directory holds the description and the records of both splits."""
+    described = all(
+        (target / name).exists() for name in ("features.json", "dataset_info.json")
+    )
+    return described and all(
+        any(target.glob(f"*-{split}.array_record*")) for split in ("train", "test")
+    )
 
 
 def _is_test(labels: np.ndarray) -> np.ndarray:

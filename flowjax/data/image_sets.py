@@ -19,19 +19,19 @@ _CHUNK = 1024
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ImageSource:
-    """A labelled image set with random access.
+    """An image set with random access.
 
     Attributes:
         records: one ``{"image": uint8 [h, w, c], "label": int}`` per index; other keys
             are ignored.
         image_shape: (height, width, channels).
-        num_classes: labels lie in 0..num_classes - 1.
+        num_classes: labels lie in 0..num_classes - 1; None: there are none.
         maximum: the pixel value of full intensity, which `scale` maps to 1.
     """
 
     records: Sequence[Mapping[str, Any]]
     image_shape: tuple[int, int, int]
-    num_classes: int
+    num_classes: int | None
     maximum: int = 255
 
     def __len__(self) -> int:
@@ -41,12 +41,18 @@ class ImageSource:
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Return one raw record ``{"image": uint8 [h, w, c], "label": int}``."""
         record = self.records[index]
-        return {"image": record["image"], "label": record["label"]}
+        known = ("image",) if self.num_classes is None else ("image", "label")
+        return {name: record[name] for name in known}
 
     def gather(
         self, indices: Sequence[int]
-    ) -> tuple[UInt8[np.ndarray, "n h w c"], Int32[np.ndarray, "n"]]:
-        """Return the raw images [n, h, w, c] and labels [n] at ``indices``."""
+    ) -> tuple[UInt8[np.ndarray, "n h w c"], Int32[np.ndarray, "n"] | None]:
+        """Return the raw images [n, h, w, c] and labels [n], if any, at ``indices``.
+
+        Raises:
+            ValueError: if a label is out of range (unlabelled splits have -1), or the
+                images are not uint8.
+        """
         # tensorflow-datasets reads many records at half the cost of one after another.
         read_many = getattr(self.records, "__getitems__", None)
         if read_many is None:
@@ -54,7 +60,33 @@ class ImageSource:
         else:
             rows = read_many(indices)
         images = np.stack([row["image"] for row in rows])
-        return images, np.array([row["label"] for row in rows], np.int32)
+        if images.dtype != np.uint8:
+            raise ValueError(f"images must be uint8; got {images.dtype}")
+        if self.num_classes is None:
+            return images, None
+        labels = np.array([row["label"] for row in rows], np.int32)
+        wrong = np.flatnonzero((labels < 0) | (labels >= self.num_classes))
+        if wrong.size:
+            raise ValueError(
+                f"labels must lie in 0..{self.num_classes - 1}; record "
+                f"{indices[wrong[0]]} has {labels[wrong[0]]}"
+                + (", as in a split without labels" if labels[wrong[0]] < 0 else "")
+            )
+        return images, labels
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether the images are decoded, so that reading them is a copy."""
+        return isinstance(self.records, MemoryRecords)
+
+    def select(self, rows: np.ndarray) -> "ImageSource":
+        """Return the records of these numbers, numbered anew."""
+        records: Sequence[Mapping[str, Any]]
+        if isinstance(self.records, MemoryRecords):
+            records = self.records.select(rows)
+        else:
+            records = _Chosen(self.records, rows)
+        return dataclasses.replace(self, records=records)
 
     def scale(
         self, images: UInt8[np.ndarray, "n h w c"]
@@ -107,6 +139,7 @@ def load_arrays(
     """
     source = load_source(name, split, data_dir=data_dir, in_memory=True)
     images, labels = source.gather(range(len(source)))
+    assert labels is not None  # `load_source` refuses a set without
     return source.scale(images), labels
 
 
@@ -130,18 +163,45 @@ def labelled_images(name: str, features: Any) -> tuple[tuple[int, int, int], int
     )
 
 
-class _MemoryRecords(Sequence):
+class MemoryRecords(Sequence):
     """Decoded records; a row is a view of the arrays, not a copy."""
 
-    def __init__(self, images: np.ndarray, labels: np.ndarray):
+    def __init__(self, images: np.ndarray, labels: np.ndarray | None):
+        """Take images [n, h, w, c] and labels [n], if any."""
         self._images = images
-        self._labels = labels
+        self._labels = np.zeros(len(images), np.int32) if labels is None else labels
 
     def __len__(self) -> int:
-        return len(self._labels)
+        """Return the number of records."""
+        return len(self._images)
 
     def __getitem__(self, index: Any) -> dict[str, Any]:
+        """Return one record."""
         return {"image": self._images[index], "label": self._labels[index]}
+
+    def select(self, rows: np.ndarray) -> "MemoryRecords":
+        """Return the records of these numbers."""
+        return MemoryRecords(self._images[rows], self._labels[rows])
+
+
+class _Chosen(Sequence):
+    """Some records of others, numbered anew."""
+
+    def __init__(self, records: Sequence[Mapping[str, Any]], rows: np.ndarray):
+        self._records, self._rows = records, rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: Any) -> Mapping[str, Any]:
+        return self._records[int(self._rows[index])]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Mapping[str, Any]]:
+        chosen = self._rows[np.asarray(indices, int)].tolist()
+        read_many = getattr(self._records, "__getitems__", None)
+        return (
+            [self._records[i] for i in chosen] if not read_many else read_many(chosen)
+        )
 
 
 def _decode(source: ImageSource) -> ImageSource:
@@ -151,9 +211,11 @@ def _decode(source: ImageSource) -> ImageSource:
     # In chunks, so that the encoded and the decoded set never coexist as a whole.
     for start in range(0, len(source), _CHUNK):
         rows = range(start, min(start + _CHUNK, len(source)))
-        images[start : rows.stop], labels[start : rows.stop] = source.gather(rows)
+        images[start : rows.stop], chunk = source.gather(rows)
+        if chunk is not None:
+            labels[start : rows.stop] = chunk
     images.flags.writeable = labels.flags.writeable = False
-    return dataclasses.replace(source, records=_MemoryRecords(images, labels))
+    return dataclasses.replace(source, records=MemoryRecords(images, labels))
 
 
 def _resolve(name: str, data_dir: Any) -> tuple[str, int]:
@@ -189,18 +251,18 @@ def find_builder(name: str, data_dir: str | os.PathLike[str] | None) -> Any:
             ) from error
         raise FileNotFoundError(
             f"`{name}` is not prepared in {data_dir or 'the default data directory'}; "
-            f"run once: {_command(name)}"
-            + (f" --data-dir {data_dir}" if data_dir else "")
+            f"call once: {_command(name, data_dir)}"
         ) from error
     formats = builder.info.available_file_formats()
     if formats.isdisjoint(tfds.core.FileFormat.with_random_access()):
         raise ValueError(
             f"`{name}` in {builder.data_dir} has no random access, being stored as "
             f"{', '.join(form.value for form in formats)}; prepare it as array_record "
-            f"in another place: {_command(name)} --data-dir DIR"
+            f"in another place: {_command(name, 'DIR')}"
         )
     return builder
 
 
-def _command(name: str) -> str:
-    return f"python -m experiments.prepare_data {name}"
+def _command(name: str, data_dir: str | os.PathLike[str] | None) -> str:
+    place = "" if data_dir is None else f", data_dir={os.fspath(data_dir)!r}"
+    return f"flowjax.data.prepare_image_set({name!r}{place})"

@@ -7,16 +7,22 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from flowjax.contracts import checked
 from flowjax.events import over_event
 from flowjax.typing import (
+    AnyTime,
     AverageVelocityField,
     Condition,
+    Count,
+    Positive,
     State,
     Time,
+    Values,
     VelocityField,
 )
 
 
+@checked
 def diagonal(u: AverageVelocityField) -> VelocityField:
     """Return the instantaneous velocity ``v(x, t) = u(x, t, t)`` of an average one."""
 
@@ -26,6 +32,7 @@ def diagonal(u: AverageVelocityField) -> VelocityField:
     return v
 
 
+@checked
 def flow_map(u: AverageVelocityField) -> AverageVelocityField:
     """Return the flow map ``X(x, t, s) = x + (s - t) u(x, t, s)``."""
 
@@ -35,6 +42,7 @@ def flow_map(u: AverageVelocityField) -> AverageVelocityField:
     return X
 
 
+@checked
 def euler_step(v: VelocityField) -> AverageVelocityField:
     """Return ``u(x, t, s) = v(x, t)``: the average velocity of one Euler step."""
 
@@ -44,13 +52,14 @@ def euler_step(v: VelocityField) -> AverageVelocityField:
     return u
 
 
+@checked
 def compose(
     first: AverageVelocityField,
     second: AverageVelocityField,
-    x: State,
+    x: Values,
     t: Time,
     s: Time,
-    fraction: float | Time,
+    fraction: float | AnyTime,
     cond: Condition = None,
 ) -> State:
     """Return the average velocity over [t, s] of two jumps that meet at time m.
@@ -86,7 +95,8 @@ def compose(
     return share * start + (1 - share) * end
 
 
-def chained(u: AverageVelocityField, steps: int) -> AverageVelocityField:
+@checked
+def chained(u: AverageVelocityField, steps: Count) -> AverageVelocityField:
     """Return the average velocity over [t, s] of ``steps`` equal jumps of ``u``.
 
     ``chained(euler_step(v), n)`` is the average velocity of n Euler steps along ``v``:
@@ -95,8 +105,6 @@ def chained(u: AverageVelocityField, steps: int) -> AverageVelocityField:
     Raises:
         ValueError: if ``steps`` is less than 1.
     """
-    if steps < 1:
-        raise ValueError(f"`steps` must be at least 1; got {steps}")
 
     def average(x: State, t: Time, s: Time, cond: Condition = None, /) -> State:
         def jump(carry: tuple[State, State], k: Array) -> tuple[Any, None]:
@@ -114,8 +122,9 @@ def chained(u: AverageVelocityField, steps: int) -> AverageVelocityField:
     return average
 
 
+@checked
 def trigonometric_field(
-    f: AverageVelocityField, *, sigma_data: float = 1.0
+    f: AverageVelocityField, *, sigma_data: Positive = 1.0
 ) -> AverageVelocityField:
     """Return the average velocity of a TrigFlow network ``F``.
 

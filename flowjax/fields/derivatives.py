@@ -5,7 +5,15 @@ from typing import Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 
-from flowjax.typing import AverageVelocityField, Condition, State, Time
+from flowjax.contracts import checked
+from flowjax.typing import (
+    AverageVelocityField,
+    Condition,
+    Positive,
+    State,
+    Time,
+    Values,
+)
 
 
 @runtime_checkable
@@ -26,9 +34,10 @@ class TotalDerivative(Protocol):
         ...
 
 
+@checked
 def destination_derivative(
     u: AverageVelocityField,
-    x: State,
+    x: Values,
     t: Time,
     s: Time,
     cond: Condition = None,
@@ -45,12 +54,13 @@ def destination_derivative(
     return jax.jvp(lambda s: u(x, t, s, cond), (s,), (jnp.ones_like(s),))
 
 
+@checked
 def total_derivative(
     u: AverageVelocityField,
-    x: State,
+    x: Values,
     t: Time,
     s: Time,
-    v: State,
+    v: Values,
     cond: Condition = None,
 ) -> tuple[State, State]:
     """Return ``u`` and ``du/dt = (v . grad_x) u + d_t u`` along a trajectory.
@@ -76,15 +86,16 @@ def total_derivative(
     return jax.jvp(lambda x, t, s: u(x, t, s, cond), (x, t, s), tangent)
 
 
+@checked
 def difference_quotient(
     u: AverageVelocityField,
-    x: State,
+    x: Values,
     t: Time,
     s: Time,
-    v: State,
+    v: Values,
     cond: Condition = None,
     *,
-    step: float,
+    step: Positive,
 ) -> tuple[State, State]:
     """Return ``u`` and ``[u(x + h v, t + h, s) - u(x, t, s)] / h``, h = ``step``.
 
@@ -95,8 +106,6 @@ def difference_quotient(
     Raises:
         ValueError: unless ``step > 0``.
     """
-    if not step > 0:
-        raise ValueError(f"`step` must be positive; got {step}")
     value = u(x, t, s, cond)
     ahead = u(x + step * v, t + step, s, cond)
     return value, (ahead - value) / step

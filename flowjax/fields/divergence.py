@@ -4,13 +4,23 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from flowjax.checks import check_state, check_time
+from flowjax.contracts import checked
 from flowjax.events import event_sum
-from flowjax.typing import Condition, PerExample, PRNGKey, State, Time, VelocityField
+from flowjax.typing import (
+    Condition,
+    Count,
+    PerExample,
+    PRNGKey,
+    State,
+    Time,
+    Values,
+    VelocityField,
+)
 
 
+@checked
 def divergence(
-    v: VelocityField, x: State, t: Time, cond: Condition = None
+    v: VelocityField, x: Values, t: Time, cond: Condition = None
 ) -> PerExample:
     """Return the exact divergence ``sum_i d v_i / d x_i`` of every row.
 
@@ -30,14 +40,15 @@ def divergence(
     return velocity_and_divergence(v, x, t, cond)[1]
 
 
+@checked
 def hutchinson_divergence(
     key: PRNGKey,
     v: VelocityField,
-    x: State,
+    x: Values,
     t: Time,
     cond: Condition = None,
     *,
-    probes: int = 1,
+    probes: Count = 1,
 ) -> PerExample:
     """Return an unbiased estimate ``mean_k e_k . (dv/dx) e_k`` of the divergence.
 
@@ -61,16 +72,14 @@ def hutchinson_divergence(
     References:
         Hutchinson 1990; Grathwohl et al. 2018, FFJORD, arXiv:1810.01367, Eq. 7.
     """
-    if probes < 1:
-        raise ValueError(f"`probes` must be at least 1; got {probes}")
-    check_state("x", x)
     noise = jax.random.rademacher(key, (probes, *x.shape), dtype=x.dtype)
     return velocity_and_divergence(v, x, t, cond, jnp.moveaxis(noise, 0, 1))[1]
 
 
+@checked
 def velocity_and_divergence(
     v: VelocityField,
-    x: State,
+    x: Values,
     t: Time,
     cond: Condition = None,
     probes: Float[Array, "batch probe *event"] | None = None,
@@ -91,8 +100,6 @@ def velocity_and_divergence(
     Returns:
         The velocity [batch, *event] and the divergence [batch].
     """
-    check_state("x", x)
-    check_time("t", t, len(x))
     value, push = jax.linearize(lambda x: v(x, t, cond), x)
 
     def quadratic(direction: State) -> PerExample:

@@ -1,24 +1,25 @@
 """Guidance at sampling time: a field and another from which it should move away."""
 
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from flowjax.contracts import called_like, checked
 from flowjax.events import expand_like, over_event
 from flowjax.guidance.per_row import (
     check_interval,
-    check_number,
     needs_velocity,
     null_like,
     weight,
 )
 from flowjax.guidance.rules import Field, Rule, extrapolation
 from flowjax.interpolants import Interpolant, coefficients, linear
-from flowjax.typing import Condition, PerExample, State, Time, VelocityField
+from flowjax.typing import Condition, PerExample, Range, State, Time, VelocityField
 
 
+@checked
 def classifier_free(
     field: Field,
     *,
@@ -43,7 +44,9 @@ def classifier_free(
         scale: the guidance scale, one number or one per row [batch].
         null: the condition that means "none": a number for integer labels, or a pytree
             matching the condition's (a prefix of it will do) whose leaves broadcast
-            against its leaves [batch, ...].
+            against its leaves [batch, ...]. An entry that is None, or a key that is
+            left out of a dictionary, is no part of what can be missing and is kept:
+            ``{"label": 10}`` for labels beside a guidance scale.
         interval: closed interval inside [0, 1] of the times ``t`` (of ``u``: starts)
             to guide at. Noise levels ``e = (1 - t) / t`` become ``t = 1 / (1 + e)``.
         rule: how the two predictions are combined; see `flowjax.guidance.rules`.
@@ -69,13 +72,15 @@ def classifier_free(
         field, cast(Field, unconditional), scale=scale, interval=interval, rule=rule
     )
 
-    def checked(x: State, t: Time, *rest: Any) -> State:
+    @called_like(field)
+    def conditioned(x: State, t: Time, *rest: Any) -> State:
         null_like(rest[-1] if rest else None, null)  # before the network sees it
         return guided(x, t, *rest)
 
-    return cast(Field, checked)
+    return cast(Field, conditioned)
 
 
+@checked
 def autoguidance(
     field: Field,
     weak: Field,
@@ -114,6 +119,7 @@ def autoguidance(
             f"`scale` must be a number or [batch]; got shape {jnp.shape(scale)}"
         )
 
+    @called_like(field)
     def guided(x: State, t: Time, *rest: Any) -> State:
         strong = field(x, t, *rest)
         inside = (t >= low) & (t <= high)
@@ -131,6 +137,7 @@ def autoguidance(
     return cast(Field, guided)
 
 
+@checked
 def residual(
     field: Field,
     reference: State,
@@ -183,6 +190,7 @@ def residual(
         )
         return jnp.where(still, start.d_alpha * reference + start.d_sigma * noise, jump)
 
+    @called_like(field)
     def guided(x: State, t: Time, *rest: Any) -> State:
         strong = field(x, t, *rest)
         other = delta * weak(x, t, rest[0] if len(rest) > 1 else None)
@@ -193,7 +201,10 @@ def residual(
     return cast(Field, guided)
 
 
-def zero_start(v: VelocityField, *, until: float = 0.0) -> VelocityField:
+@checked
+def zero_start(
+    v: VelocityField, *, until: Annotated[float, Range(0, 1, "[)")] = 0.0
+) -> VelocityField:
     """Return ``v``, but zero at the times ``t <= until``.
 
     CFG-Zero* holds the first steps of a fixed grid still, where a velocity that is not
@@ -211,8 +222,8 @@ def zero_start(v: VelocityField, *, until: float = 0.0) -> VelocityField:
     References:
         Fan et al. 2025, arXiv:2503.18886 (zero-init).
     """
-    check_number("until", until, lambda value: 0 <= value < 1, "in [0, 1)")
 
+    @called_like(v)
     def held(x: State, t: Time, *rest: Condition) -> State:
         needs_velocity("zero_start", rest)
         moving = t > until

@@ -1,24 +1,35 @@
 """Guidance that a network learns: in the target, and through dropped conditions."""
 
 import math
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from flowjax.contracts import checked
 from flowjax.events import expand_like
 from flowjax.guidance.per_row import (
     check_interval,
     check_number,
-    equal_rows,
+    is_null,
     null_like,
     weight,
 )
 from flowjax.interpolants import Path
-from flowjax.typing import AverageVelocityField, Condition, PerExample, PRNGKey, State
+from flowjax.typing import (
+    AverageVelocityField,
+    Condition,
+    Count,
+    PerExample,
+    PRNGKey,
+    Range,
+    Share,
+    State,
+)
 
 
+@checked
 def guided_velocity(
     u: AverageVelocityField,
     path: Path,
@@ -79,12 +90,17 @@ def guided_velocity(
     if per_row or not math.isclose(omega + kappa, 1):
         rest = weight("omega", 1 - omega - kappa, v)
         target += rest * u(x, t, t, null_rows).astype(v.dtype)
-    guide = (t >= low) & (t <= high) & ~equal_rows(path.cond, null_rows, len(x))
+    guide = (t >= low) & (t <= high) & ~is_null(path.cond, null=null)
     return jax.lax.stop_gradient(jnp.where(expand_like(guide, x), target, v))
 
 
+@checked
 def draw_guidance(
-    key: PRNGKey, batch: int, *, largest: float = 8.0, power: float = 1.0
+    key: PRNGKey,
+    batch: Count,
+    *,
+    largest: Annotated[float, Range(1)] = 8.0,
+    power: float = 1.0,
 ) -> tuple[PerExample, tuple[PerExample, PerExample]]:
     """Draw a guidance scale and an interval of times per row, as conditions to learn.
 
@@ -108,7 +124,6 @@ def draw_guidance(
     References:
         Geng et al. 2025, Improved Mean Flows, arXiv:2512.02012.
     """
-    check_number("largest", largest, lambda value: value >= 1, ">= 1")
     key_scale, key_low, key_high = jax.random.split(key, 3)
     quantile = jax.random.uniform(key_scale, (batch,))
     if math.isclose(power, 1):
@@ -121,19 +136,24 @@ def draw_guidance(
     return scale, (low, high)
 
 
+@checked
 def drop_condition(
-    key: PRNGKey, cond: Condition, *, null: Any, probability: float
+    key: PRNGKey, cond: Condition, *, null: Any, probability: Share
 ) -> Condition:
     """Replace the condition of random rows by ``null``, each independently.
 
+    `is_null` says afterwards which rows were dropped.
+
     Args:
         key: typed random key.
-        cond: a pytree with leading axis batch.
-        null: the condition that means "none", as in `classifier_free`.
+        cond: a pytree with leading axis batch: labels [batch], vectors [batch, d],
+            arrays of the event's axes [batch, ...], dictionaries of these.
+        null: the condition that means "none", as in `classifier_free`; NaN for floats
+            that the network replaces by an embedding of its own.
         probability: chance of a row to lose its condition, in [0, 1]; 0.1 is usual.
 
     Returns:
-        The condition; a dropped row is dropped from all leaves.
+        The condition; a dropped row is dropped from all entries that ``null`` names.
 
     Raises:
         ValueError: if there is no condition, ``null`` does not fit it, or
@@ -142,7 +162,6 @@ def drop_condition(
     References:
         Ho and Salimans 2022, arXiv:2207.12598, Alg. 1.
     """
-    check_number("probability", probability, lambda p: 0 <= p <= 1, "in [0, 1]")
     null_rows = null_like(cond, null)
     batch = len(jax.tree.leaves(null_rows)[0])
     drop = jax.random.bernoulli(key, probability, (batch,))

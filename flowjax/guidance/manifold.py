@@ -6,20 +6,31 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from flowjax.contracts import checked
 from flowjax.events import expand_like, over_event
 from flowjax.guidance.at_sampling import classifier_free
-from flowjax.guidance.per_row import check_number, null_like
-from flowjax.typing import AverageVelocityField, Condition, State, Time, VelocityField
+from flowjax.guidance.per_row import null_like
+from flowjax.typing import (
+    AverageVelocityField,
+    Condition,
+    Count,
+    Natural,
+    NonNegative,
+    State,
+    Time,
+    VelocityField,
+)
 
 
+@checked
 def manifold_projection(
     v: VelocityField,
     *,
     scale: float,
     null: Any,
-    iterations: int = 2,
-    memory: int = 0,
-    ridge: float = 1e-4,
+    iterations: Count = 2,
+    memory: Natural = 0,
+    ridge: NonNegative = 1e-4,
     mixing: float = 1.0,
     switch: float = 0.05,
     until: float = 0.4,
@@ -61,8 +72,6 @@ def manifold_projection(
         Cai et al. 2026, Improving Classifier-Free Guidance of Flow Matching via
         Manifold Projection, arXiv:2601.21892.
     """
-    check_number("iterations", iterations, lambda n: n >= 1, ">= 1")
-    check_number("memory", memory, lambda m: m >= 0, ">= 0")
     guided = classifier_free(v, scale=scale, null=null)
 
     def u(x: State, t: Time, s: Time, cond: Condition = None, /) -> State:
@@ -90,13 +99,14 @@ def manifold_projection(
     return u
 
 
+@checked
 def anderson(
     operator: Callable[[State], State],
     z: State,
-    iterations: int,
+    iterations: Count,
     *,
-    memory: int = 1,
-    ridge: float = 1e-4,
+    memory: Natural = 1,
+    ridge: NonNegative = 1e-4,
     mixing: float = 1.0,
 ) -> State:
     """Iterate ``z <- operator(z)`` with Anderson acceleration, row by row.

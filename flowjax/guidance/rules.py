@@ -11,9 +11,9 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from flowjax.contracts import checked
 from flowjax.dtypes import at_least_float32
-from flowjax.guidance.per_row import check_number
-from flowjax.typing import State
+from flowjax.typing import Share, Values
 
 Field = TypeVar("Field", bound=Callable[..., Any])
 """A velocity ``v(x, t, cond)`` or an average velocity ``u(x, t, s, cond)``."""
@@ -26,17 +26,19 @@ Scale = float | Float[Array, "batch *ones"]
 class Rule(Protocol):
     """Combines the prediction to follow with the one to leave."""
 
-    def __call__(self, strong: State, weak: State, scale: Scale, /) -> State:
+    def __call__(self, strong: Values, weak: Values, scale: Scale, /) -> Values:
         """Return the guided prediction [batch, *event]."""
         ...
 
 
-def extrapolation(strong: State, weak: State, scale: Scale, /) -> State:
+@checked
+def extrapolation(strong: Values, weak: Values, scale: Scale, /) -> Values:
     """Return ``weak + scale (strong - weak)``."""
     return weak + scale * (strong - weak)
 
 
-def optimal_scale(strong: State, weak: State, scale: Scale, /) -> State:
+@checked
+def optimal_scale(strong: Values, weak: Values, scale: Scale, /) -> Values:
     """Return ``a weak + scale (strong - a weak)``, the rule of CFG-Zero*.
 
     ``a = <strong, weak> / (|weak|^2 + 1e-8)`` makes ``|strong - a weak|`` the least,
@@ -51,7 +53,8 @@ def optimal_scale(strong: State, weak: State, scale: Scale, /) -> State:
     return extrapolation(strong, product / (square + 1e-8) * weak, scale)
 
 
-def rescaled(*, share: float = 0.7, rule: Rule = extrapolation) -> Rule:
+@checked
+def rescaled(*, share: Share = 0.7, rule: Rule = extrapolation) -> Rule:
     """Return ``rule`` with its spread brought back towards that of ``strong``.
 
     ``share g std(strong) / std(g) + (1 - share) g`` for the value ``g`` of the inner
@@ -70,9 +73,8 @@ def rescaled(*, share: float = 0.7, rule: Rule = extrapolation) -> Rule:
         Lin et al. 2023, Common Diffusion Noise Schedules and Sample Steps are Flawed,
         arXiv:2305.08891, Eq. 15 and 16.
     """
-    check_number("share", share, lambda value: 0 <= value <= 1, "in [0, 1]")
 
-    def combined(strong: State, weak: State, scale: Scale, /) -> State:
+    def combined(strong: Values, weak: Values, scale: Scale, /) -> Values:
         value = rule(strong, weak, scale)
         wanted, spread = _deviation(strong), _deviation(value)
         # A constant prediction has no spread to correct.
@@ -82,19 +84,19 @@ def rescaled(*, share: float = 0.7, rule: Rule = extrapolation) -> Rule:
     return combined
 
 
-def _sum(x: State) -> Float[Array, "batch *ones"]:
+def _sum(x: Values) -> Float[Array, "batch *ones"]:
     """Return the sum over the event, taken in at least float32."""
     return _wide(x).sum(_event(x), keepdims=True).astype(x.dtype)
 
 
-def _deviation(x: State) -> Float[Array, "batch *ones"]:
+def _deviation(x: Values) -> Float[Array, "batch *ones"]:
     """Return the standard deviation over the event, taken in at least float32."""
     return _wide(x).std(_event(x), keepdims=True).astype(x.dtype)
 
 
-def _event(x: State) -> tuple[int, ...]:
+def _event(x: Values) -> tuple[int, ...]:
     return tuple(range(1, x.ndim))
 
 
-def _wide(x: State) -> State:
+def _wide(x: Values) -> Values:
     return x.astype(at_least_float32(x.dtype))

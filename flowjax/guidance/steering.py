@@ -1,19 +1,22 @@
 """Steering by a function of the data: a classifier, a loss, an identity."""
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Annotated, TypeAlias
 
 import jax
 import jax.numpy as jnp
 
+from flowjax.contracts import called_like, checked
 from flowjax.events import event_sum, expand_like, over_event
 from flowjax.fields import convert
-from flowjax.guidance.per_row import check_number, needs_velocity
+from flowjax.guidance.per_row import needs_velocity
 from flowjax.interpolants import Interpolant, coefficients, linear
 from flowjax.typing import (
     AverageVelocityField,
     Condition,
+    Count,
     PerExample,
+    Range,
     State,
     Time,
     VelocityField,
@@ -23,13 +26,14 @@ Score: TypeAlias = Callable[[State, Condition], PerExample]
 """``(x1, cond) -> [batch]``: a loss or a log-probability of data, row by row."""
 
 
+@checked
 def classifier(
     v: VelocityField,
     log_probability: Callable[[State, Time, Condition], PerExample],
     *,
     scale: float = 1.0,
     interpolant: Interpolant | None = None,
-    earliest: float = 1e-3,
+    earliest: Annotated[float, Range(0, 1, "()")] = 1e-3,
 ) -> VelocityField:
     """Return ``v + scale sigma D / alpha grad_x log p(y | x_t)``.
 
@@ -56,9 +60,9 @@ def classifier(
         Dhariwal and Nichol 2021, Diffusion Models Beat GANs on Image Synthesis,
         arXiv:2105.05233, Sec. 4; for flows Zheng et al. 2023, arXiv:2311.13443.
     """
-    check_number("earliest", earliest, lambda value: 0 < value < 1, "in (0, 1)")
     line = linear() if interpolant is None else interpolant
 
+    @called_like(v)
     def guided(x: State, t: Time, *rest: Condition) -> State:
         needs_velocity("classifier", rest)
         cond = rest[0] if rest else None
@@ -71,12 +75,13 @@ def classifier(
     return guided
 
 
+@checked
 def flow_chef(
     v: VelocityField,
     loss: Score,
     *,
     rate: float,
-    iterations: int = 1,
+    iterations: Count = 1,
     interpolant: Interpolant | None = None,
 ) -> AverageVelocityField:
     """Return the average velocity of one Euler step steered by a loss of the data.
@@ -101,7 +106,6 @@ def flow_chef(
         Patel et al. 2024, Steering Rectified Flow Models in the Vector Field for
         Controlled Image Generation, arXiv:2412.00100.
     """
-    check_number("iterations", iterations, lambda n: n >= 1, ">= 1")
     line = linear() if interpolant is None else interpolant
 
     def u(x: State, t: Time, s: Time, cond: Condition = None, /) -> State:
@@ -121,12 +125,13 @@ def flow_chef(
     return u
 
 
+@checked
 def rectif_id(
     reference: State,
     log_probability: Score,
     *,
     scale: float = 1.0,
-    iterations: int = 50,
+    iterations: Count = 50,
     largest: float | None = 1.0,
     cond: Condition = None,
 ) -> State:
@@ -154,7 +159,6 @@ def rectif_id(
         Sun et al. 2024, RectifID: Personalizing Rectified Flow with Anchored Classifier
         Guidance, arXiv:2405.14677.
     """
-    check_number("iterations", iterations, lambda n: n >= 1, ">= 1")
 
     def iterate(x1: State, _: None) -> tuple[State, None]:
         slope = jax.grad(lambda x: log_probability(x, cond).sum())(x1)

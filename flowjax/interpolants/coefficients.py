@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float
 from numpy.typing import ArrayLike
 
+from flowjax.contracts import checked
 from flowjax.typing import TimeFunction
 
 
@@ -41,11 +42,13 @@ class Coefficients(NamedTuple):
     variance_rate: Float[Array, "..."]
 
 
+@checked
 def derivative(f: TimeFunction, t: Float[Array, "..."]) -> Float[Array, "..."]:
     """Return df/dt at every entry of ``t`` by one forward-mode pass."""
     return jax.jvp(f, (t,), (jnp.ones_like(t),))[1]
 
 
+@checked
 def coefficients(interpolant: Interpolant, t: Float[Array, "..."]) -> Coefficients:
     """Evaluate an interpolant and its time derivatives at ``t`` (any shape)."""
     ones = jnp.ones_like(t)
@@ -61,6 +64,7 @@ def coefficients(interpolant: Interpolant, t: Float[Array, "..."]) -> Coefficien
     return Coefficients(alpha, sigma, gamma, d_alpha, d_sigma, d_gamma, rate)
 
 
+@checked
 def noise_variance(
     interpolant: Interpolant, t: Float[Array, "..."]
 ) -> Float[Array, "..."]:
@@ -76,6 +80,7 @@ def noise_variance(
     return interpolant.sigma(t) ** 2 + latent
 
 
+@checked
 def noise_level(
     interpolant: Interpolant, t: Float[Array, "..."]
 ) -> Float[Array, "..."]:
@@ -83,6 +88,7 @@ def noise_level(
     return jnp.sqrt(noise_variance(interpolant, t))
 
 
+@checked
 def time_of_ratio(interpolant: Interpolant, ratio: ArrayLike) -> np.ndarray:
     """Return the times at which noise over signal, ``sigma / alpha``, is ``ratio``.
 

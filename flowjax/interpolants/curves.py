@@ -1,9 +1,13 @@
 """The paths by name, each a tuple of functions of time."""
 
+from typing import Annotated
+
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from flowjax.contracts import checked
 from flowjax.interpolants.coefficients import Interpolant
+from flowjax.typing import Range
 
 
 def linear() -> Interpolant:
@@ -26,7 +30,8 @@ def trigonometric() -> Interpolant:
     return Interpolant(alpha=_quarter_sine, sigma=lambda t: _quarter_sine(1 - t))
 
 
-def polynomial(power: float) -> Interpolant:
+@checked
+def polynomial(power: Annotated[float, Range(1)]) -> Interpolant:
     """Return ``alpha = t^power``, ``sigma = 1 - t^power``, the line at another pace.
 
     Args:
@@ -35,12 +40,11 @@ def polynomial(power: float) -> Interpolant:
     Raises:
         ValueError: if ``power`` is less than 1.
     """
-    if not power >= 1:
-        raise ValueError(f"`power` must be at least 1; got {power}")
     return Interpolant(alpha=lambda t: t**power, sigma=lambda t: 1 - t**power)
 
 
-def minimum_noise(sigma_min: float = 1e-4) -> Interpolant:
+@checked
+def minimum_noise(sigma_min: Annotated[float, Range(0, 1, "[)")] = 1e-4) -> Interpolant:
     """Return ``alpha = t``, ``sigma = 1 - (1 - sigma_min) t``, ending in N(x1, s^2 I).
 
     Args:
@@ -52,8 +56,6 @@ def minimum_noise(sigma_min: float = 1e-4) -> Interpolant:
     References:
         arXiv:2210.02747, Eq. 20-23 (the conditional optimal-transport path).
     """
-    if not 0 <= sigma_min < 1:
-        raise ValueError(f"`sigma_min` must lie in [0, 1); got {sigma_min}")
     # (1 - t) + s t instead of 1 - (1 - s) t: exactly s at t=1 in every precision.
     return Interpolant(alpha=_identity, sigma=lambda t: (1 - t) + sigma_min * t)
 
@@ -69,6 +71,7 @@ def linear_variance_preserving() -> Interpolant:
     )
 
 
+@checked
 def variance_preserving(beta_min: float = 0.1, beta_max: float = 20.0) -> Interpolant:
     """Return the diffusion path of the linear beta schedule, run from noise to data.
 
@@ -107,7 +110,8 @@ def variance_preserving(beta_min: float = 0.1, beta_max: float = 20.0) -> Interp
     )
 
 
-def accelerated_line(ratio: float = 1.5) -> Interpolant:
+@checked
+def accelerated_line(ratio: Annotated[float, Range(0, 2)] = 1.5) -> Interpolant:
     """Return ``alpha = t^2 + h (t - t^2)``, ``sigma = 1 - alpha`` for ``h = ratio``.
 
     The straight line from x0 to x1 with the initial velocity ``v0 = h (x1 - x0)`` and
@@ -122,8 +126,6 @@ def accelerated_line(ratio: float = 1.5) -> Interpolant:
     References:
         Park et al. 2024, Constant Acceleration Flow, arXiv:2411.00322.
     """
-    if not 0 <= ratio <= 2:
-        raise ValueError(f"`ratio` must lie in [0, 2]; got {ratio}")
 
     def alpha(t: Float[Array, "..."], /) -> Float[Array, "..."]:
         return t * (ratio + (1 - ratio) * t)

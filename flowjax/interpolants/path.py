@@ -1,13 +1,13 @@
 """A batch of points on conditional paths."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from jaxtyping import Array
 
-from flowjax.checks import check_condition, check_state, check_time
+from flowjax.contracts import checked
 from flowjax.events import over_event
 from flowjax.interpolants.coefficients import Interpolant, coefficients
-from flowjax.typing import Condition, State, Time
+from flowjax.typing import Condition, State, Time, Values
 
 
 class Path(NamedTuple):
@@ -24,14 +24,17 @@ class Path(NamedTuple):
         cond: the condition, a pytree with leading axis batch, or None.
     """
 
-    x: State
+    # Points come from `sample_path`, and an objective need not read every leaf: their
+    # values are not looked at again.
+    x: Values
     t: Time
-    v: State
-    x0: State
-    x1: State
-    cond: Any = None
+    v: Values
+    x0: Values
+    x1: Values
+    cond: Condition = None
 
 
+@checked
 def sample_path(
     interpolant: Interpolant,
     x0: State,
@@ -61,10 +64,6 @@ def sample_path(
     References:
         arXiv:2303.08797, Definition 2.1.
     """
-    check_state("x1", x1)
-    check_state("x0", x0, like=x1)
-    check_time("t", t, len(x1))
-    check_condition(cond, len(x1))
     for name, x in (("x0", x0), ("z", z)):
         if x is not None and x.dtype != x1.dtype:
             raise ValueError(
@@ -74,8 +73,6 @@ def sample_path(
         expected = "no" if interpolant.gamma is None else "a"
         got = "none" if z is None else f"one of shape {z.shape}"
         raise ValueError(f"this interpolant takes {expected} latent `z`; got {got}")
-    if z is not None:
-        check_state("z", z, like=x1)
     c = coefficients(interpolant, t)
 
     def combine(a: Array, b: Array, g: Array) -> Array:

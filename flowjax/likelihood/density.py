@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
-from flowjax.checks import check_state, check_time
+from flowjax.contracts import checked
 from flowjax.events import event_sum
 from flowjax.likelihood.log_det import (
     Probes,
@@ -48,12 +48,14 @@ class LogDensity(Protocol):
         ...
 
 
+@checked
 def standard_normal(x: State) -> PerExample:
     """Return ``log N(x; 0, I) = -|x|^2 / 2 - (size / 2) log 2 pi`` for every row."""
     normalizer = math.prod(x.shape[1:]) / 2 * math.log(2 * math.pi)
     return -event_sum(x**2) / 2 - normalizer
 
 
+@checked
 def log_density(
     field: VelocityField,
     x1: State,
@@ -97,8 +99,7 @@ def log_density(
         Lipman et al. 2022, arXiv:2210.02747, App. C; Song et al. 2020,
         arXiv:2011.13456, Sec. 4.3.
     """
-    check_state("x1", x1)
-    x1 = start_state(x1, cond)
+    x1 = start_state(x1)
     if isinstance(steps, Adaptive):
         ends = interval_in(x1.dtype, steps.t0, steps.t1)
     else:
@@ -113,9 +114,10 @@ def log_density(
         solver=solver,
         adjoint=adjoint,
     )
-    return check_log_density(source(x0), x0) + log_det, stats
+    return source(x0).astype(x0.dtype) + log_det, stats
 
 
+@checked
 def few_step_log_density(
     u: AverageVelocityField,
     x1: State,
@@ -146,13 +148,13 @@ def few_step_log_density(
         ValueError: as `few_step`, if ``grid`` runs forwards, or if ``source`` does not
             return [batch].
     """
-    check_state("x1", x1)
-    x1 = start_state(x1, cond)
+    x1 = start_state(x1)
     _check_backwards(grid_in(x1.dtype, grid))
     x0, log_det = few_step_log_det(u, x1, cond=cond, grid=grid)
-    return check_log_density(source(x0), x0) + log_det
+    return source(x0).astype(x0.dtype) + log_det
 
 
+@checked
 def end_time_derivative(
     field: VelocityField,
     x: State,
@@ -188,11 +190,10 @@ def end_time_derivative(
         Du et al. 2022, TO-FLOW: Efficient Continuous Normalizing Flows with Temporal
         Optimization adjoint with Moving Speed, arXiv:2203.10335, on the clock 1 - t.
     """
-    x = start_state(x, cond)
-    check_time("t", t, len(x))
+    x = start_state(x)
     check_probes(probes, x)
     v, divergence = checked_divergence(field, x, t, cond, probes)
-    _, along = jax.jvp(lambda x: check_log_density(source(x), x), (x,), (v,))
+    _, along = jax.jvp(lambda x: source(x).astype(x.dtype), (x,), (v,))
     return along + divergence
 
 
@@ -204,16 +205,3 @@ def _check_backwards(times: np.ndarray) -> None:
             "`Adaptive(t0=1.0, t1=0.0)` or the grid (1.0, 0.0); got times from "
             f"{times[0]} to {times[-1]}"
         )
-
-
-def check_log_density(value: Array, x: State) -> PerExample:
-    """Return the ``value`` of a log-density at ``x`` in the dtype of ``x``.
-
-    Raises:
-        ValueError: if it is not one number per row.
-    """
-    if value.shape != x.shape[:1]:
-        raise ValueError(
-            f"a log-density must return [batch]={x.shape[:1]}; got {value.shape}"
-        )
-    return value.astype(x.dtype)

@@ -26,11 +26,12 @@ import jax.numpy as jnp
 from jax.scipy.special import erf, logsumexp
 from jaxtyping import Array, Float
 
+from flowjax.contracts import checked
 from flowjax.events import event_sum
 from flowjax.interpolants import Interpolant, noise_level
-from flowjax.likelihood.density import LogDensity, check_log_density
+from flowjax.likelihood.density import LogDensity
 from flowjax.sampling.inputs import start_state
-from flowjax.typing import PerExample, PRNGKey, State
+from flowjax.typing import Count, PerExample, Positive, PRNGKey, State
 
 
 class Dequantised(NamedTuple):
@@ -56,7 +57,8 @@ class Dequantisation(Protocol):
         ...
 
 
-def uniform_noise(step: float) -> Dequantisation:
+@checked
+def uniform_noise(step: Positive) -> Dequantisation:
     """Spread data evenly: ``z = x + step (w - 1/2)`` with ``w ~ U[0, 1)``.
 
     ``log q = -size log step``. The model is asked for its density at data, time 1.
@@ -72,7 +74,6 @@ def uniform_noise(step: float) -> Dequantisation:
     References:
         Theis et al. 2015, arXiv:1511.01844.
     """
-    _check_positive_step(step)
 
     def draw(key: PRNGKey, x: State) -> Dequantised:
         noise = jax.random.uniform(key, x.shape, x.dtype, -step / 2, step / 2)
@@ -83,8 +84,9 @@ def uniform_noise(step: float) -> Dequantisation:
     return draw
 
 
+@checked
 def truncated_normal_noise(
-    interpolant: Interpolant, time: float, *, step: float
+    interpolant: Interpolant, time: float, *, step: Positive
 ) -> Dequantisation:
     """Spread data by the noise of the path at ``time``, cut off at the cell's walls.
 
@@ -114,7 +116,6 @@ def truncated_normal_noise(
     References:
         Zheng et al. 2023, i-DODE, arXiv:2305.03935.
     """
-    _check_positive_step(step)
     if not 0 < time < 1:
         raise ValueError(f"`time` must lie in (0, 1); got {time}")
 
@@ -135,13 +136,14 @@ def truncated_normal_noise(
     return draw
 
 
+@checked
 def evidence_bound(
     key: PRNGKey,
     log_density: LogDensity,
     x: State,
     dequantisation: Dequantisation,
     *,
-    samples: int = 1,
+    samples: Count = 1,
 ) -> PerExample:
     """Return an estimate of ``E_q[log p(z) - log q(z | x)] <= log P(x)`` in nats.
 
@@ -170,13 +172,14 @@ def evidence_bound(
     return _per_draw(key, log_density, x, dequantisation, samples, term).mean(0)
 
 
+@checked
 def importance_weighted_bound(
     key: PRNGKey,
     log_density: LogDensity,
     x: State,
     dequantisation: Dequantisation,
     *,
-    samples: int,
+    samples: Count,
 ) -> PerExample:
     """Return ``log (1/K) sum_k p(z_k) / q(z_k | x)``, at most ``log P(x)`` in the mean.
 
@@ -208,6 +211,7 @@ def importance_weighted_bound(
     return logsumexp(log_weights, axis=0) - math.log(samples)
 
 
+@checked
 def bits_per_dimension(log_probability: PerExample, x: State) -> PerExample:
     """Return ``-log P / (size log 2)`` of examples ``x`` [batch, *event], per example.
 
@@ -234,18 +238,10 @@ def _per_draw(
     term: Callable[[Dequantised, PerExample], PerExample],
 ) -> Float[Array, "sample batch"]:
     """Return ``term`` of every draw and its log-density."""
-    if samples < 1:
-        raise ValueError(f"`samples` must be at least 1; got {samples}")
-    x = start_state(x, None)
+    x = start_state(x)
 
     def one(key: PRNGKey) -> PerExample:
         draw = dequantisation(key, x)
-        return term(draw, check_log_density(log_density(draw.z), draw.z))
+        return term(draw, log_density(draw.z).astype(draw.z.dtype))
 
     return jax.lax.map(one, jax.random.split(key, samples))
-
-
-def _check_positive_step(step: float) -> None:
-    """Raise ValueError unless ``step`` is positive."""
-    if not step > 0:
-        raise ValueError(f"`step` must be positive; got {step}")

@@ -14,16 +14,17 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
+from flowjax.contracts import checked
 from flowjax.metrics.sample_sets import (
     Samples,
     Scalar,
     check_pair,
-    check_positive,
     device_pair,
     map_in_chunks,
     nan_unless_finite,
     squared_distances_from,
 )
+from flowjax.typing import Count
 
 MULTIPLIERS = (0.25, 0.5, 1.0, 2.0, 4.0)
 """Factors that `mmd2` applies to the median distance to obtain its bandwidths."""
@@ -35,12 +36,13 @@ RowKernel: TypeAlias = Callable[
 ]
 
 
+@checked
 def mmd2(
     x: Samples,
     y: Samples,
     *,
     bandwidths: Sequence[float] | Float[Array | np.ndarray, "scales"] | None = None,
-    chunk_size: int = 1024,
+    chunk_size: Count = 1024,
 ) -> Scalar:
     """Return the unbiased squared MMD under a mixture of Gaussian kernels.
 
@@ -70,7 +72,6 @@ def mmd2(
         Section 8 (median heuristic).
     """
     check_pair(x, y, names=("x", "y"), minimum=2)
-    check_positive("chunk_size", chunk_size)
     xs, ys = device_pair(x, y)
     if bandwidths is None:
         scales = _median_distance(ys) * jnp.asarray(MULTIPLIERS, ys.dtype)
@@ -81,8 +82,9 @@ def mmd2(
     return nan_unless_finite(value, xs, ys, jnp.log(scales))
 
 
+@checked
 def kernel_distance(
-    features_x: Samples, features_y: Samples, *, chunk_size: int = 1024
+    features_x: Samples, features_y: Samples, *, chunk_size: Count = 1024
 ) -> Scalar:
     """Return the kernel (Inception) distance KID of two sets of features.
 
@@ -107,7 +109,6 @@ def kernel_distance(
         Bińkowski et al. 2018, Demystifying MMD GANs, arXiv:1801.01401, Section 4.
     """
     check_pair(features_x, features_y, names=("features_x", "features_y"), minimum=2)
-    check_positive("chunk_size", chunk_size)
     xs, ys = device_pair(features_x, features_y)
     value = _polynomial_mmd2(xs, ys, chunk_size=chunk_size)
     return nan_unless_finite(value, xs, ys)

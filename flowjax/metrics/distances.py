@@ -11,20 +11,21 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from flowjax.contracts import checked
 from flowjax.metrics.sample_sets import (
     Samples,
     Scalar,
     check_pair,
-    check_positive,
     device_pair,
     host_pair,
     map_in_chunks,
     nan_unless_finite,
 )
-from flowjax.typing import PRNGKey
+from flowjax.typing import Count, PRNGKey
 
 
-def wasserstein2(x: Samples, y: Samples, *, max_size: int = 5000) -> float:
+@checked
+def wasserstein2(x: Samples, y: Samples, *, max_size: Count = 5000) -> float:
     """Return the exact 2-Wasserstein distance between two sets of equal size.
 
     ``W2^2 = min over permutations p of (1/n) sum_i ||x_i - y_p(i)||^2``, in float64 on
@@ -65,6 +66,7 @@ def wasserstein2(x: Samples, y: Samples, *, max_size: int = 5000) -> float:
     return float(np.sqrt(cost[rows, columns].mean()))
 
 
+@checked
 def wasserstein_1d(x: Samples, y: Samples, *, power: int = 1) -> Scalar:
     """Return the exact Wasserstein distance of order 1 or 2 between sets of numbers.
 
@@ -97,13 +99,14 @@ def wasserstein_1d(x: Samples, y: Samples, *, power: int = 1) -> Scalar:
     return nan_unless_finite(total if power == 1 else jnp.sqrt(total), xs, ys)
 
 
+@checked
 def sliced_wasserstein2(
     key: PRNGKey,
     x: Samples,
     y: Samples,
     *,
-    num_projections: int = 256,
-    chunk_size: int = 64,
+    num_projections: Count = 256,
+    chunk_size: Count = 64,
 ) -> Scalar:
     """Return the sliced 2-Wasserstein distance over random directions.
 
@@ -129,8 +132,6 @@ def sliced_wasserstein2(
         Journal of Mathematical Imaging and Vision 51.
     """
     check_pair(x, y, names=("x", "y"))
-    check_positive("num_projections", num_projections)
-    check_positive("chunk_size", chunk_size)
     xs, ys = device_pair(x, y)
     # Drawn in float32 always: one key means the same directions for every dtype.
     normal = jax.random.normal(key, (num_projections, xs.shape[1]), jnp.float32)

@@ -7,9 +7,11 @@ feature network, sample count and preprocessing.
 
 import numpy as np
 
+from flowjax.contracts import checked
 from flowjax.metrics.sample_sets import Samples, check_finite, check_pair, host_pair
 
 
+@checked
 def frechet_distance(features_x: Samples, features_y: Samples) -> float:
     """Return the squared Fréchet distance of Gaussian fits, the number called FID.
 
@@ -34,6 +36,7 @@ def frechet_distance(features_x: Samples, features_y: Samples) -> float:
     return frechet_from_moments(*_moments(x), *_moments(y))
 
 
+@checked
 def frechet_from_moments(
     mean_x: Samples, cov_x: Samples, mean_y: Samples, cov_y: Samples
 ) -> float:

@@ -11,16 +11,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from flowjax.contracts import checked
 from flowjax.metrics.sample_sets import (
     Samples,
     Scalar,
     check_pair,
-    check_positive,
     device_pair,
     map_in_chunks,
     nan_unless_finite,
     squared_distances_from,
 )
+from flowjax.typing import Count
 
 
 class PrecisionRecall(NamedTuple):
@@ -48,12 +49,13 @@ class DensityCoverage(NamedTuple):
     coverage: Scalar
 
 
+@checked
 def precision_recall(
     features_real: Samples,
     features_fake: Samples,
     *,
-    k: int = 3,
-    chunk_size: int = 1024,
+    k: Count = 3,
+    chunk_size: Count = 1024,
 ) -> PrecisionRecall:
     """Return improved precision and recall from k-nearest-neighbour manifolds.
 
@@ -84,12 +86,13 @@ def precision_recall(
     return nan_unless_finite(value, real, fake)
 
 
+@checked
 def density_coverage(
     features_real: Samples,
     features_fake: Samples,
     *,
-    k: int = 5,
-    chunk_size: int = 1024,
+    k: Count = 5,
+    chunk_size: Count = 1024,
 ) -> DensityCoverage:
     """Return density and coverage, robust to outliers unlike precision and recall.
 
@@ -125,8 +128,6 @@ def _neighbour_pair(
 ) -> tuple[Array, Array]:
     names = ("features_real", "features_fake")
     check_pair(features_real, features_fake, names=names)
-    check_positive("k", k)
-    check_positive("chunk_size", chunk_size)
     _check_neighbours("features_real", len(features_real), k)
     return device_pair(features_real, features_fake)
 

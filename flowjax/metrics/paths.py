@@ -14,15 +14,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from flowjax.checks import check_condition, check_grid, check_state
+from flowjax.checks import check_grid
+from flowjax.contracts import checked
 from flowjax.metrics.sample_sets import check_finite
-from flowjax.typing import Condition, PerExample, State, VelocityField
+from flowjax.typing import Condition, PerExample, Positive, State, VelocityField
 
 Times = Sequence[float] | np.ndarray | Array
 States = Float[Array, "time batch *event"]
 Pieces = Float[Array, "piece batch *event"]
 
 
+@checked
 def path_energy(states: States, times: Times) -> PerExample:
     """Return the kinetic energy ``E = int ||dz/dt||^2 |dt|`` of every trajectory.
 
@@ -45,6 +47,7 @@ def path_energy(states: States, times: Times) -> PerExample:
     return _integrate(_slopes(states, widths), widths)
 
 
+@checked
 def straightness(states: States, times: Times) -> PerExample:
     """Return how much every trajectory deviates from its own chord; 0 is straight.
 
@@ -78,7 +81,8 @@ def straightness(states: States, times: Times) -> PerExample:
     return _integrate(velocity - chord[None], widths)
 
 
-def normalized_path_energy(energy: PerExample, distance: float) -> Float[Array, ""]:
+@checked
+def normalized_path_energy(energy: PerExample, distance: Positive) -> Float[Array, ""]:
     """Return ``NPE = |mean(E) - W2^2| / W2^2``, the excess over optimal transport.
 
     Args:
@@ -97,6 +101,7 @@ def normalized_path_energy(energy: PerExample, distance: float) -> Float[Array, 
     return jnp.abs(energy.mean() - distance**2) / distance**2
 
 
+@checked
 def trajectory(
     field: VelocityField, x0: State, *, cond: Condition = None, grid: Times
 ) -> States:
@@ -119,16 +124,12 @@ def trajectory(
         ValueError: if shapes, times or the output of the field do not fit.
     """
     times = check_grid(grid)
-    check_state("x0", x0)
-    check_condition(cond, len(x0))
     # Times in bfloat16 would merge neighbouring steps.
     dtype = np.promote_types(x0.dtype, np.float32)
     widths = np.diff(times)
 
     def velocity(x: State, t: Float[Array, ""]) -> State:
-        v = field(x, jnp.full(len(x), t), cond)
-        check_state("field(x, t, cond)", v, like=x)
-        return v.astype(x.dtype)
+        return field(x, jnp.full(len(x), t), cond).astype(x.dtype)
 
     def step(x: State, time: tuple[Array, Array]) -> tuple[State, State]:
         t, h = time
@@ -146,7 +147,7 @@ def _check_path(states: States, times: Times) -> np.ndarray:
     """Check the arguments and return the signed widths of the steps."""
     if not jnp.issubdtype(states.dtype, jnp.floating):
         raise ValueError(f"`states` must have a floating dtype; got {states.dtype}")
-    grid = check_grid(times)
+    grid = check_grid(times, "times")
     if states.ndim < 3 or states.size == 0 or len(states) != len(grid):
         raise ValueError(
             f"`states` must have shape [time={len(grid)}, batch, *event]; "

@@ -60,12 +60,6 @@ def check_pair(
         )
 
 
-def check_positive(name: str, value: int) -> None:
-    """Raise ValueError unless ``value`` is at least one."""
-    if value < 1:
-        raise ValueError(f"`{name}` must be at least 1; got {value}")
-
-
 def device_pair(
     x: Samples, y: Samples
 ) -> tuple[Float[Array, "n dim"], Float[Array, "m dim"]]:

@@ -12,6 +12,7 @@ from flowjax.extras import require
 
 require("flax", extra="train")
 
+from flowjax.networks.arguments import named_conditions
 from flowjax.networks.base import Network, Outputs
 from flowjax.networks.dit import DiT
 from flowjax.networks.embeddings import Conditioning, TimeEmbedding, sinusoidal
@@ -28,6 +29,7 @@ __all__ = [
     "Outputs",
     "TimeEmbedding",
     "graft",
+    "named_conditions",
     "sinusoidal",
     "ungrafted",
 ]

@@ -27,47 +27,86 @@ def check_times(t: Array, s: Array, batch: int) -> None:
             )
 
 
+def named_conditions(cond: Condition) -> Mapping[str, Any]:
+    """Return the conditions of a network by name; labels alone are ``"label"``."""
+    if cond is None:
+        return {}
+    return cond if isinstance(cond, Mapping) else {"label": cond}
+
+
 def check_network_condition(
-    cond: Condition, batch: int, *, num_classes: int | None, guidance: bool
+    cond: Condition,
+    event: tuple[int, ...],
+    batch: int,
+    *,
+    num_classes: int | None,
+    vector_features: int = 0,
+    array_channels: int = 0,
+    guidance: bool = False,
 ) -> None:
     """Raise ValueError unless ``cond`` is what a network conditions on.
 
-    Without ``guidance`` that is labels [batch] or None. With it, a dict of
+    That is None, or a dict of what the network's options name; labels may stand alone:
 
-    - ``"scale"``: guidance scales [batch], positive; 1 is none.
-    - ``"interval"``: first and last time that is guided [batch, 2].
-    - ``"label"``: labels [batch] or None; may be left out.
+    - ``"label"``: labels [batch], of a network with ``num_classes``.
+    - ``"vector"``: numbers [batch, vector_features].
+    - ``"array"``: numbers [batch, *spatial, array_channels], beside the state's
+      channels.
+    - ``"given"``: bool [batch]; where False, the row has neither vector nor array, and
+      what these hold is not read. Without it all rows have both.
+    - ``"scale"``: guidance scales [batch], positive; 1 is none. With ``"interval"``,
+      first and last time that is guided [batch, 2], required with ``guidance``.
 
-    As any pytree it passes `flowjax.guidance`: a ``null`` for it is for instance
-    ``{"label": 10, "scale": 1.0, "interval": jnp.array([[0.0, 1.0]])}``.
+    What is left out is not given for any row. As any pytree it passes
+    `flowjax.guidance`: a ``null`` for it is for instance ``{"label": 10, "vector": 0.0,
+    "given": False}``, which no row of data equals.
 
     Raises:
         ValueError: if keys, shapes or dtypes are others, or a known scale is not
             positive; for the labels see `check_labels`.
     """
-    if not guidance:
+    shapes: dict[str, tuple[int, ...]] = {}
+    if vector_features:
+        shapes["vector"] = (batch, vector_features)
+    if array_channels:
+        shapes["array"] = (batch, *event[:-1], array_channels)
+    if guidance:
+        shapes |= {"scale": (batch,), "interval": (batch, 2)}
+    if not shapes:
         return check_labels(cond, batch, num_classes)
-    wanted = {"scale", "interval"}
-    keys = set(cond) if isinstance(cond, Mapping) else None
-    if keys is None or not wanted <= keys <= wanted | {"label"}:
+    known = [*(["label"] if num_classes is not None else []), *shapes]
+    if vector_features or array_channels:
+        known.append("given")
+    needed = ["scale", "interval"] if guidance else []
+    if cond is None and not needed:
+        return
+    if not isinstance(cond, Mapping) or not (
+        set(needed) <= set(cond) <= {*known, "label"}  # for which see below
+    ):
+        got = sorted(cond) if isinstance(cond, Mapping) else type(cond)
         raise ValueError(
-            "`cond` of a network with `guidance` must be a dict of 'scale', 'interval' "
-            f"and perhaps 'label'; got {type(cond) if keys is None else sorted(keys)}"
+            f"`cond` must be a dict of {', '.join(map(repr, known))} for this network"
+            + (", 'scale' and 'interval' required" if needed else "")
+            + f"; got {got}"
         )
     check_labels(cond.get("label"), batch, num_classes, name="cond['label']")
-    for key, shape in (("scale", (batch,)), ("interval", (batch, 2))):
-        value = cond[key]
-        if not isinstance(value, jax.Array | np.ndarray) or value.shape != shape:
-            raise ValueError(
-                f"`cond['{key}']` must have shape {shape}; got {jnp.shape(value)}"
-            )
-        if not jnp.issubdtype(value.dtype, jnp.floating):
-            raise ValueError(
-                f"`cond['{key}']` must have a floating dtype; got {value.dtype}"
-            )
-    scale = cond["scale"]
+    for key in shapes.keys() & cond.keys():
+        _check_entry(key, cond[key], shapes[key], jnp.floating)
+    if "given" in cond:
+        _check_entry("given", cond["given"], (batch,), jnp.bool_)
+    scale = cond.get("scale", 1.0)
     if not isinstance(scale, Tracer) and not (np.asarray(scale) > 0).all():
         raise ValueError(f"`cond['scale']` must be positive; got {np.min(scale)}")
+
+
+def _check_entry(key: str, value: Any, shape: tuple[int, ...], kind: Any) -> None:
+    if not isinstance(value, jax.Array | np.ndarray) or value.shape != shape:
+        raise ValueError(
+            f"`cond['{key}']` must have shape {shape}; got {jnp.shape(value)}"
+        )
+    if not jnp.issubdtype(value.dtype, kind):
+        wanted = "a floating dtype" if kind is jnp.floating else "dtype bool"
+        raise ValueError(f"`cond['{key}']` must have {wanted}; got {value.dtype}")
 
 
 def check_labels(
@@ -112,14 +151,14 @@ def check_input(
 
     Args:
         x: the state.
-        axes: the names of its axes.
+        axes: the names of its axes; ``*name`` stands for any number of them.
         params: the module's parameters, empty while it is being initialised.
         features: the input features of the first layer that ``x`` implies.
         name: the name of the first layer.
     """
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(f"`x` must have a floating dtype; got {x.dtype}")
-    if x.ndim != len(axes):
+    if x.ndim < len([axis for axis in axes if not axis.startswith("*")]):
         raise ValueError(f"`x` must have shape [{', '.join(axes)}]; got {x.shape}")
     if name in params and params[name]["kernel"].shape[0] != features:
         expected = params[name]["kernel"].shape[0]

@@ -14,11 +14,17 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from flowjax.dtypes import at_least_float32
-from flowjax.networks.arguments import check_network_condition, check_times
+from flowjax.events import expand_like
+from flowjax.networks.arguments import (
+    check_network_condition,
+    check_times,
+    named_conditions,
+)
 from flowjax.networks.embeddings import (
     MAX_FREQUENCY,
     Conditioning,
     SeenTimes,
+    given_rows,
 )
 from flowjax.typing import Condition, State, Time
 
@@ -42,6 +48,9 @@ class Network(nn.Module, kw_only=True):
 
     Attributes:
         num_classes: number of labels, the null class not counted, or None.
+        vector_features: entries of a vector of numbers to condition on; 0 is none.
+        array_channels: channels of an array of the state's spatial shape to condition
+            on, read beside the state's channels; 0 is none.
         guidance: condition on a guidance scale and interval too, see
             `check_network_condition`.
         times: what the network sees of its two times: ``"start_duration"`` t and s - t,
@@ -72,6 +81,8 @@ class Network(nn.Module, kw_only=True):
         depth: int
 
     num_classes: int | None = None
+    vector_features: int = 0
+    array_channels: int = 0
     guidance: bool = False
     times: SeenTimes = "start_duration"
     zero_init_duration: bool = False
@@ -93,7 +104,7 @@ class Network(nn.Module, kw_only=True):
             t: times [batch].
             s: destination times [batch]; ``s = t`` gives the velocity.
             cond: labels [batch], ``num_classes`` being the null class; None: all null.
-                With ``guidance`` a dict, see `check_network_condition`.
+                Conditions of other kinds in a dict, see `check_network_condition`.
 
         Returns:
             An array of the shape of ``x``, but for its last axis where ``out_features``
@@ -146,6 +157,8 @@ class Network(nn.Module, kw_only=True):
         conditioning = Conditioning(
             self.width,
             num_classes=self.num_classes,
+            vector_features=self.vector_features,
+            array_channels=self.array_channels,
             guidance=self.guidance,
             times=self.times,
             zero_init_duration=self.zero_init_duration,
@@ -159,9 +172,10 @@ class Network(nn.Module, kw_only=True):
         if self.decoder_depth:
             late = nn.silu(conditioning(s, s, cond))
 
+        seen = self._beside(x, cond) if self.array_channels else x
         fork, tap = self.depth - self.velocity_head, self.tap % self.depth + 1
         states = self._blocks(
-            "", 0, self._read(x, early), early, late, keep={fork, tap, self.depth}
+            "", 0, self._read(seen, early), early, late, keep={fork, tap, self.depth}
         )
         channels = x.shape[-1]
         wide = at_least_float32(x.dtype)
@@ -203,6 +217,14 @@ class Network(nn.Module, kw_only=True):
             h = self._block(prefix, i, h, early if i < self._decoder else late)
             states[i + 1] = h
         return {count: states[count] for count in keep}
+
+    def _beside(self, x: State, cond: Condition) -> Float[Array, "batch *joined"]:
+        """Return ``x`` with the channels of the array, zero where none is given."""
+        named = named_conditions(cond)
+        shape = (*x.shape[:-1], self.array_channels)
+        array = jnp.asarray(named.get("array", jnp.zeros(shape)), x.dtype)
+        array = jnp.where(expand_like(given_rows(named, len(x)), x), array, 0)
+        return jnp.concatenate([x, array], axis=-1)
 
     @property
     def _decoder(self) -> int:
@@ -270,6 +292,17 @@ class Network(nn.Module, kw_only=True):
                 f"`out_features` must be at least 1 or None; got {self.out_features}"
             )
         check_times(t, s, len(x))
+        for name in ("vector_features", "array_channels"):
+            if getattr(self, name) < 0:
+                raise ValueError(
+                    f"`{name}` must not be negative; got {getattr(self, name)}"
+                )
         check_network_condition(
-            cond, len(x), num_classes=self.num_classes, guidance=self.guidance
+            cond,
+            x.shape[1:],
+            len(x),
+            num_classes=self.num_classes,
+            vector_features=self.vector_features,
+            array_channels=self.array_channels,
+            guidance=self.guidance,
         )

@@ -1,4 +1,4 @@
-"""The diffusion transformer for images, as an average-velocity field.
+"""The diffusion transformer on patches, as an average-velocity field.
 
 Plain ``jnp`` throughout: no fused kernel with a custom reverse rule, so `jax.jvp` and
 its gradient pass. `jax.nn.dot_product_attention` would pass too, but it takes the
@@ -11,7 +11,8 @@ References:
 """
 
 import functools
-from collections.abc import Collection
+import math
+from collections.abc import Collection, Sequence
 from typing import Any, TypeAlias
 
 import flax.linen as nn
@@ -25,7 +26,7 @@ from flowjax.networks.arguments import check_input
 from flowjax.networks.base import Embedded, Network
 from flowjax.networks.embeddings import position_table
 
-Image: TypeAlias = Float[Array, "batch height width channels"]
+Spatial: TypeAlias = Float[Array, "batch *spatial channels"]
 Tokens: TypeAlias = Float[Array, "batch tokens w"]
 
 _xavier = nn.initializers.xavier_uniform()
@@ -33,14 +34,15 @@ _zeros = nn.initializers.zeros
 
 
 class DiT(Network):
-    """Transformer over image patches with adaLN-zero or in-context conditioning.
+    """Transformer over patches with adaLN-zero or in-context conditioning.
 
     The output is exactly zero at initialisation. States are images [batch, height,
-    width, channels]. Images of other sizes than the one the parameters were made with
-    are accepted: the positions are computed, not learned.
+    width, channels], or sequences or volumes with one or three axes in the place of
+    height and width. Other sizes than the one the parameters were made with are
+    accepted: the positions are computed, not learned.
 
     Attributes:
-        patch_size: side of a square patch, in pixels.
+        patch_size: side of a patch, in pixels, the same on every axis.
         width: features of a token; a multiple of 4 and of ``num_heads``.
         depth: number of blocks.
         num_heads: attention heads.
@@ -81,9 +83,9 @@ class DiT(Network):
             **options,
         )
 
-    def _grid(self, x: Image) -> tuple[int, int]:
-        """Return the numbers of rows and columns of patches."""
-        return x.shape[1] // self.patch_size, x.shape[2] // self.patch_size
+    def _grid(self, x: Spatial) -> tuple[int, ...]:
+        """Return the number of patches along each axis: rows and columns of images."""
+        return tuple(size // self.patch_size for size in x.shape[1:-1])
 
     @property
     def _separate_conditions(self) -> bool:
@@ -93,9 +95,9 @@ class DiT(Network):
         """Return what the shifts, scales and gates are computed from."""
         return None if self.context_tokens else c[:, None, :]
 
-    def _read(self, x: Image, c: Embedded) -> Tokens:
+    def _read(self, x: Spatial, c: Embedded) -> Tokens:
         h = self._dense(self.width, name="input")(patchify(x, self.patch_size))
-        positions = position_table(*self._grid(x), self.width)
+        positions = position_table(self._grid(x), self.width)
         h = h + jnp.asarray(positions, h.dtype)[None]
         if self.context_tokens:
             context = jnp.repeat(c, self.context_tokens, axis=1)
@@ -108,13 +110,12 @@ class DiT(Network):
             h = jnp.concatenate([context + own.astype(c.dtype)[None], h], axis=1)
         return h.astype(self.dtype)
 
-    def _of_the_state(self, h: Tokens, x: Image) -> Float[Array, "batch patches w"]:
-        rows, columns = self._grid(x)
-        return h[:, h.shape[1] - rows * columns :]
+    def _of_the_state(self, h: Tokens, x: Spatial) -> Float[Array, "batch patches w"]:
+        return h[:, h.shape[1] - math.prod(self._grid(x)) :]
 
     def _write(
-        self, prefix: str, h: Tokens, c: Embedded, x: Image, channels: int
-    ) -> Float[Array, "batch height width out"]:
+        self, prefix: str, h: Tokens, c: Embedded, x: Spatial, channels: int
+    ) -> Float[Array, "batch *spatial out"]:
         zero = functools.partial(self._dense, kernel_init=_zeros)
         h = layer_norm(self._of_the_state(h, x))
         modulates = self._modulates(c)
@@ -122,8 +123,10 @@ class DiT(Network):
             modulation = zero(2 * self.width, name=f"{prefix}modulation")(modulates)
             shift, scale = jnp.split(modulation, 2, axis=-1)
             h = h * (1 + scale) + shift
-        h = zero(self.patch_size**2 * channels, name=f"{prefix}output")(h)
-        return unpatchify(h, *self._grid(x), self.patch_size)
+        grid = self._grid(x)
+        features = self.patch_size ** len(grid) * channels
+        h = zero(features, name=f"{prefix}output")(h)
+        return unpatchify(h, grid, self.patch_size)
 
     def _block(self, prefix: str, index: int, h: Tokens, c: Embedded) -> Tokens:
         return self._make_block(f"{prefix}block_{index}")(h, self._modulates(c))
@@ -190,6 +193,11 @@ class DiT(Network):
         return kept | {self.depth: h}
 
     def _check(self, x: Array, t: Array, s: Array, cond: Any) -> None:
+        for name in ("patch_size", "num_heads", "mlp_ratio"):
+            if getattr(self, name) < 1:
+                raise ValueError(
+                    f"`{name}` must be at least 1; got {getattr(self, name)}"
+                )
         if self.width % self.num_heads or self.width % 4:
             raise ValueError(
                 f"`width` must be a multiple of 4 and of `num_heads`={self.num_heads}; "
@@ -200,17 +208,19 @@ class DiT(Network):
                 "`context_tokens` must be at least 0, and 0 with `decoder_depth`; got "
                 f"{self.context_tokens} with {self.decoder_depth}"
             )
+        spatial = x.shape[1:-1]
+        channels = x.shape[-1] + self.array_channels
         check_input(
             x,
-            ("batch", "height", "width", "channels"),
+            ("batch", "size", "*sizes", "channels"),
             self.variables.get("params", {}),
-            features=self.patch_size**2 * x.shape[-1],
+            features=self.patch_size ** len(spatial) * channels,
             name="input",
         )
-        if x.shape[1] % self.patch_size or x.shape[2] % self.patch_size:
+        if any(size % self.patch_size for size in spatial):
             raise ValueError(
-                "the height and width of `x` must be multiples of `patch_size`="
-                f"{self.patch_size}; got shape {x.shape}"
+                "the height and width of `x`, all axes but the first and last, must be "
+                f"multiples of `patch_size`={self.patch_size}; got shape {x.shape}"
             )
         super()._check(x, t, s, cond)
 
@@ -326,19 +336,22 @@ def attention(
 
 
 def patchify(
-    x: Float[Array, "batch height width channels"], size: int
+    x: Float[Array, "batch *spatial channels"], size: int
 ) -> Float[Array, "batch tokens features"]:
-    """Cut images into square patches, row by row, each flattened."""
-    batch, height, width, channels = x.shape
-    rows, columns = height // size, width // size
-    x = x.reshape(batch, rows, size, columns, size, channels)
-    return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, rows * columns, -1)
+    """Cut sequences, images or volumes into patches, row by row, each flattened."""
+    batch, *spatial, channels = x.shape
+    axes = range(1, 2 * len(spatial) + 1)
+    x = x.reshape(batch, *(n for s in spatial for n in (s // size, size)), channels)
+    x = x.transpose(0, *axes[::2], *axes[1::2], len(axes) + 1)
+    return x.reshape(batch, -1, size ** len(spatial) * channels)
 
 
 def unpatchify(
-    x: Float[Array, "batch tokens features"], rows: int, columns: int, size: int
-) -> Float[Array, "batch height width channels"]:
-    """Invert `patchify` for ``rows * columns`` patches of side ``size``."""
-    batch = len(x)
-    x = x.reshape(batch, rows, columns, size, size, -1).transpose(0, 1, 3, 2, 4, 5)
-    return x.reshape(batch, rows * size, columns * size, -1)
+    x: Float[Array, "batch tokens features"], grid: Sequence[int], size: int
+) -> Float[Array, "batch *spatial channels"]:
+    """Invert `patchify` for a grid of so many patches of side ``size``."""
+    batch, count = len(x), len(grid)
+    x = x.reshape(batch, *grid, *(size for _ in grid), -1)
+    pairs = (axis for i in range(1, count + 1) for axis in (i, i + count))
+    x = x.transpose(0, *pairs, 2 * count + 1)
+    return x.reshape(batch, *(n * size for n in grid), -1)

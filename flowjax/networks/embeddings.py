@@ -6,15 +6,17 @@ precision would round it away.
 """
 
 import functools
-from typing import Literal, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypeAlias
 
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from flowjax.dtypes import at_least_float32
+from flowjax.networks.arguments import named_conditions
 from flowjax.typing import Condition, Time
 
 SeenTimes: TypeAlias = Literal["start_duration", "start", "duration"]
@@ -57,30 +59,38 @@ def sinusoidal(
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
 
-def position_table(height: int, width: int, features: int) -> np.ndarray:
-    """Return fixed sin-cos positions of a grid, [height * width, features], float64.
+def position_table(grid: Sequence[int], features: int) -> np.ndarray:
+    """Return fixed sin-cos positions of a grid, [prod(grid), features], float64.
 
-    The first half of the features encodes the row, the second the column, each as
-    ``[sin(w_k i), cos(w_k i)]`` with ``w_k = 10000^(-k/n)``, ``n = features / 4``.
+    Every axis of the grid has an equal share of the features (of an image the first
+    half encodes the row, the second the column), as ``[sin(w_k i), cos(w_k i)]`` with
+    ``w_k = 10000^(-k/n)``, ``n = features // (2 axes)``. Features that are left over
+    are zero.
 
     Raises:
-        ValueError: if ``features`` is not a positive multiple of 4.
+        ValueError: if ``features`` is not a positive multiple of 4, or too small for
+            so many axes.
 
     References:
         Vaswani et al. 2017, arXiv:1706.03762, Section 3.5; in two dimensions as in
         Peebles and Xie 2022, arXiv:2212.09748.
     """
-    if features < 4 or features % 4:
-        raise ValueError(f"`features` must be a multiple of 4; got {features}")
-    count = features // 4
+    axes = len(grid)
+    if features < max(4, 2 * axes) or features % 4:
+        raise ValueError(
+            f"`features` must be a multiple of 4, and at least {2 * axes} on {axes} "
+            f"axes; got {features}"
+        )
+    count = features // (2 * axes)
     frequencies = 10_000.0 ** (-np.arange(count) / count)
 
     def encode(position: np.ndarray) -> np.ndarray:
         angles = position.reshape(-1, 1) * frequencies
         return np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
 
-    rows, columns = np.meshgrid(np.arange(height), np.arange(width), indexing="ij")
-    return np.concatenate([encode(rows), encode(columns)], axis=1)
+    places = np.meshgrid(*map(np.arange, grid), indexing="ij")
+    encoded = np.concatenate([encode(axis) for axis in places], axis=1)
+    return np.pad(encoded, ((0, 0), (0, features - encoded.shape[1])))
 
 
 class TimeEmbedding(nn.Module):
@@ -111,20 +121,24 @@ class TimeEmbedding(nn.Module):
 
 
 class Conditioning(nn.Module):
-    """Sum of the embeddings of the times, of the label and of the guidance.
+    """Sum of the embeddings of the times, of the conditions and of the guidance.
 
     The label table has one row more than there are classes: row ``num_classes`` is the
-    null class of classifier-free guidance, taken also where the label is None. The
+    null class of classifier-free guidance, taken also where the label is None. Rows
+    that are not given a vector or an array have a learned embedding in its place. The
     guidance is seen as ``1 - 1 / scale`` and the two ends of its interval.
 
     Attributes:
         width: features of the embedding.
         num_classes: number of labels, the null class not counted, or None.
+        vector_features: entries of a vector to embed; 0 is none.
+        array_channels: channels of an array that the network reads beside the state: a
+            row without it has an embedding of its own; 0 is none.
         guidance: embed the guidance too, see `check_network_condition`.
         times: which times to embed.
         zero_init_duration: start the embedding of ``s - t`` at zero.
         separate: return the embeddings side by side and not their sum, in the order of
-            the times, the guidance and the label.
+            the times, the guidance, the label and the rest.
         max_frequency: highest frequency of the time features.
         dtype: dtype of the arithmetic, at least float32.
         param_dtype: dtype of the parameters.
@@ -137,6 +151,8 @@ class Conditioning(nn.Module):
 
     width: int
     num_classes: int | None = None
+    vector_features: int = 0
+    array_channels: int = 0
     guidance: bool = False
     times: SeenTimes = "start_duration"
     zero_init_duration: bool = False
@@ -161,11 +177,10 @@ class Conditioning(nn.Module):
             numbers["start"] = t
         if self.times != "start":
             numbers["duration"] = s - t
-        labels = cond
+        named = named_conditions(cond)
         if self.guidance:
-            labels = cond.get("label")
             scale, interval = (
-                jnp.asarray(cond[name], dtype) for name in ("scale", "interval")
+                jnp.asarray(named[name], dtype) for name in ("scale", "interval")
             )
             numbers["guidance_scale"] = 1 - 1 / scale
             numbers["guidance_low"], numbers["guidance_high"] = interval.T
@@ -182,7 +197,10 @@ class Conditioning(nn.Module):
 
         embedded = [embed(name) for name in numbers]
         if self.num_classes is not None:
+            labels = named.get("label")
             embedded.append(self._embed_label(labels, self.num_classes, len(t)))
+        if self.vector_features or self.array_channels:
+            embedded.append(self._embed_rest(named, len(t)))
         if self.separate:
             return jnp.stack(embedded, axis=1)
         return functools.reduce(jnp.add, embedded)
@@ -198,5 +216,32 @@ class Conditioning(nn.Module):
         ).astype(at_least_float32(self.dtype))
         if labels is None:
             return jnp.broadcast_to(table[None, -1], (batch, self.width))
-        # A label past the table that is known only at run time gives NaN, not a guess.
+        # A label off the table that is known only at run time gives NaN, not a guess; a
+        # negative one would otherwise count from the end.
+        labels = jnp.where(labels < 0, classes + 1, labels)
         return jnp.take(table, labels, axis=0, mode="fill")
+
+    def _embed_rest(
+        self, named: Mapping[str, Any], batch: int
+    ) -> Float[Array, "batch w"]:
+        """Embed the vector, where it is given, and that a row is given neither."""
+        dtype = at_least_float32(self.dtype)
+        absent = self.param(
+            "absent", nn.initializers.normal(0.5), (self.width,), self.param_dtype
+        )
+        h = jnp.zeros((batch, self.width), dtype)
+        if self.vector_features:
+            vector = named.get("vector", jnp.zeros((batch, self.vector_features)))
+            dense = functools.partial(
+                nn.Dense, self.width, dtype=dtype, param_dtype=self.param_dtype
+            )
+            h = dense(name="vector_out")(nn.silu(dense(name="vector_in")(vector)))
+        given = given_rows(named, batch)[:, None]
+        return jnp.where(given, h, absent.astype(dtype)[None])
+
+
+def given_rows(named: Mapping[str, Any], batch: int) -> Bool[Array, "batch"]:
+    """Say which rows of a network's conditions hold a vector or an array."""
+    if not named.keys() & {"vector", "array"}:
+        return jnp.zeros(batch, bool)
+    return jnp.asarray(named.get("given", jnp.ones(batch, bool)))

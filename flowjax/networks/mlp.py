@@ -1,5 +1,6 @@
 """A multilayer perceptron for vectors, as an average-velocity field."""
 
+import math
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -7,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from flowjax.dtypes import at_least_float32
+from flowjax.events import flatten_event
 from flowjax.networks.arguments import check_input
 from flowjax.networks.base import Embedded, Network
 
@@ -18,7 +20,7 @@ class MLP(Network):
 
     ``h += Dense(activation(h (1 + scale(c)) + shift(c)))`` in each of ``depth`` layers,
     with ``c`` the embedding of (t, s - t, label). The output is zero at initialisation.
-    States are vectors [batch, dim].
+    States are vectors [batch, dim]; events of more axes are flattened.
 
     Attributes:
         width: features of a hidden layer.
@@ -39,10 +41,10 @@ class MLP(Network):
         return nn.Dense(features, param_dtype=self.param_dtype, name=name, **given)
 
     def _read(
-        self, x: Float[Array, "batch dim"], c: Embedded
+        self, x: Float[Array, "batch *event"], c: Embedded
     ) -> Float[Array, "batch w"]:
         del c
-        return self._dense(self.width, name="input")(x)
+        return self._dense(self.width, name="input")(flatten_event(x))
 
     def _block(
         self, prefix: str, index: int, h: Float[Array, "batch w"], c: Embedded
@@ -63,13 +65,20 @@ class MLP(Network):
         prefix: str,
         h: Float[Array, "batch w"],
         c: Embedded,
-        x: Float[Array, "batch dim"],
+        x: Float[Array, "batch *event"],
         channels: int,
-    ) -> Float[Array, "batch out"]:
-        output = self._dense(channels, kernel_init=_zeros, name=f"{prefix}output")
-        return output(self.activation(h))
+    ) -> Float[Array, "batch *out"]:
+        shape = (*x.shape[1:-1], channels)
+        output = self._dense(
+            math.prod(shape), kernel_init=_zeros, name=f"{prefix}output"
+        )
+        return output(self.activation(h)).reshape((len(x), *shape))
 
     def _check(self, x: Array, t: Array, s: Array, cond: object) -> None:
         params = self.variables.get("params", {})
-        check_input(x, ("batch", "dim"), params, features=x.shape[-1], name="input")
+        width = x.shape[-1] + self.array_channels if x.ndim > 1 else 0
+        features = math.prod(x.shape[1:-1]) * width
+        check_input(
+            x, ("batch", "*sizes", "dim"), params, features=features, name="input"
+        )
         super()._check(x, t, s, cond)

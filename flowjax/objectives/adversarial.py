@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from flowjax.checks import check_state
+from flowjax.contracts import checked
 from flowjax.events import event_sum
 from flowjax.typing import Condition, PerExample, State, Time
 
@@ -26,6 +26,7 @@ class Discriminator(Protocol):
         ...
 
 
+@checked
 def generator_loss(
     discriminator: Discriminator,
     fake: State,
@@ -56,13 +57,13 @@ def generator_loss(
         Goodfellow et al. 2014, arXiv:1406.2661; Jolicoeur-Martineau 2018,
         arXiv:1807.00734 (relativistic); Huang et al. 2025, arXiv:2501.05441.
     """
-    margin = _logits(discriminator, "fake", fake, cond, t)
+    margin = _logits(discriminator, fake, cond, t)
     if real is not None:
-        check_state("real", real, like=fake)
-        margin = margin - _logits(discriminator, "real", real, cond, t)
+        margin = margin - _logits(discriminator, real, cond, t)
     return jax.nn.softplus(-margin)
 
 
+@checked
 def discriminator_loss(
     discriminator: Discriminator,
     real: State,
@@ -95,15 +96,15 @@ def discriminator_loss(
     References:
         As `generator_loss`.
     """
-    check_state("fake", fake, like=real)
     fake = jax.lax.stop_gradient(fake)
-    on_real = _logits(discriminator, "real", real, cond, t)
-    on_fake = _logits(discriminator, "fake", fake, cond, t)
+    on_real = _logits(discriminator, real, cond, t)
+    on_fake = _logits(discriminator, fake, cond, t)
     if relativistic:
         return jax.nn.softplus(on_fake - on_real)
     return jax.nn.softplus(-on_real) + jax.nn.softplus(on_fake)
 
 
+@checked
 def gradient_penalty(
     discriminator: Discriminator,
     x: State,
@@ -133,7 +134,7 @@ def gradient_penalty(
     """
 
     def total(x: State) -> Float[Array, ""]:
-        return _logits(discriminator, "x", x, cond, t).sum()
+        return _logits(discriminator, x, cond, t).sum()
 
     # Rows are independent: the gradient of the sum holds the gradient of each.
     slope = jax.grad(total)(jax.lax.stop_gradient(x))
@@ -141,13 +142,6 @@ def gradient_penalty(
 
 
 def _logits(
-    discriminator: Discriminator, name: str, x: State, cond: Condition, t: Time | None
+    discriminator: Discriminator, x: State, cond: Condition, t: Time | None
 ) -> Array:
-    check_state(name, x)
-    times = jnp.ones(len(x), x.dtype) if t is None else t
-    logits = discriminator(x, times, cond)
-    if logits.shape != (len(x),):
-        raise ValueError(
-            f"the discriminator must return [batch]=({len(x)},); got {logits.shape}"
-        )
-    return logits
+    return discriminator(x, jnp.ones(len(x), x.dtype) if t is None else t, cond)

@@ -8,11 +8,15 @@ fixed point of finite steps: how far it lies from the truth is said with each.
 
 from collections.abc import Callable
 from functools import partial
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
+from flowjax.contracts import checked
 from flowjax.events import over_event
 from flowjax.fields import compose, diagonal, euler_step
 from flowjax.interpolants import Path
@@ -24,20 +28,31 @@ from flowjax.objectives.residuals import (
     anchored,
     regression,
 )
-from flowjax.typing import AverageVelocityField, Condition, State, Time, VelocityField
+from flowjax.typing import (
+    AverageVelocityField,
+    Condition,
+    Count,
+    Positive,
+    Range,
+    Share,
+    State,
+    Time,
+    VelocityField,
+)
 
 _sg = jax.lax.stop_gradient
 
 
+@checked
 def alpha_flow(
     u: AverageVelocityField,
     path: Path,
     s: Time,
-    alpha: float | Float[Array, ""] | Time,
+    alpha: Share | Annotated[Float[Array, ""], Range(0, 1)] | Time,
     *,
     penalty: Callable[[Terms], Loss] = mean_square,
-    share_equal: float = 0.0,
-    clip: float | None = 4.0,
+    share_equal: Share = 0.0,
+    clip: Positive | None = 4.0,
     second: AverageVelocityField | None = None,
 ) -> Loss:
     """Return the penalty of AlphaFlow's residual in units of ``alpha``.
@@ -51,10 +66,13 @@ def alpha_flow(
     itself: the size of the step does not depend on ``alpha``, whatever the penalty.
     For ``alpha > 0`` the average velocity is off the minimum by O(alpha).
 
-    The paper weighs the squared residual l by ``alpha / (l + c)``. For ``alpha > 0``
-    this is `penalties.adaptive` with power 1 and the offset ``c / alpha^2``, which has
-    no limit: with it the gradient vanishes as ``alpha -> 0``. Anneal with a fixed
-    offset, as MeanFlow has it: the residual is in units of ``alpha`` for that purpose.
+    The paper weighs the mean square l of the residual by ``alpha / (l + c)``, and by
+    ``1 / (l + c)`` on rows with ``s = t`` and where ``alpha`` is 0. That is
+    `penalties.adaptive` with power 1 and one offset per row, ``c dim / alpha^2`` where
+    ``s != t`` and ``alpha > 0``, ``c dim`` elsewhere. The former has no limit: the
+    gradient of its rows vanishes as ``alpha -> 0``, and is back at 0. With one fixed
+    offset, as MeanFlow has it, nothing jumps: the residual is in units of ``alpha`` for
+    that purpose.
 
     Args:
         u: the average-velocity field to train.
@@ -62,7 +80,8 @@ def alpha_flow(
         s: destination times [batch].
         alpha: in [0, 1], a number or a traced scalar (a schedule needs no
             recompilation, and only the branch in force is run), or one per row [batch].
-            It is at least ``1e-4`` or 0 for all rows.
+            It is 0 for all rows or for none: where some are, these become NaN. Below
+            ``1e-4`` rounding shows.
         penalty: from the residual to the loss.
         share_equal: the share of rows with ``s = t``, as in `mean_flow`.
         clip: bound of the entries of the target where ``alpha > 0``.
@@ -71,15 +90,22 @@ def alpha_flow(
     Returns:
         What the penalty returns, by default the loss [batch].
 
+    Raises:
+        ValueError: if ``alpha`` is known and 0 for some rows only, or shapes and
+            options do not fit.
+
     References:
         Zhang et al. 2025, AlphaFlow, arXiv:2510.20771.
     """
+    if not isinstance(alpha, Tracer) and np.any(alpha) != np.all(alpha):
+        raise ValueError(f"`alpha` must be 0 for all rows or for none; got {alpha}")
     alphas = jnp.broadcast_to(jnp.asarray(alpha, path.t.dtype), path.t.shape)
 
     identity = partial(alpha_flow_residual, u, clip=clip, second=second)
     return penalty(anchored(u, path, s, identity, alphas, share_equal=share_equal))
 
 
+@checked
 def shortcut(
     u: AverageVelocityField,
     path: Path,
@@ -87,9 +113,9 @@ def shortcut(
     *,
     target: AverageVelocityField | None = None,
     penalty: Callable[[Terms], Loss] = mean_square,
-    share_equal: float = 0.875,
-    finest: int = 128,
-    clip: float | None = 4.0,
+    share_equal: Share = 0.875,
+    finest: Count = 128,
+    clip: Positive | None = 4.0,
 ) -> Loss:
     """Return the penalty of one step against two half steps on a dyadic grid.
 
@@ -135,6 +161,7 @@ def shortcut(
     )
 
 
+@checked
 def snap_flow(
     u: AverageVelocityField,
     path: Path,
@@ -142,7 +169,7 @@ def snap_flow(
     penalty: Callable[[Terms], Loss] = mean_square,
     weight: float = 0.1,
     midpoint: bool = False,
-    clip: float | None = 20.0,
+    clip: Positive | None = 20.0,
 ) -> Loss:
     """Return flow matching of the diagonal plus ``weight`` times a one-step target.
 
@@ -178,12 +205,13 @@ def snap_flow(
     return plus(anchor, penalty(jump), weight=weight)
 
 
+@checked
 def consistency_flow_matching(
     v: VelocityField,
     path: Path,
     *,
     target: VelocityField | None = None,
-    segments: int = 2,
+    segments: Count = 2,
     delta: float = 1e-3,
     boundary: float = 0.9,
     weight: float = 1e-5,

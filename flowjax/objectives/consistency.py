@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from flowjax.contracts import checked
 from flowjax.events import event_mean, over_event
 from flowjax.fields import diagonal
 from flowjax.interpolants import Path
@@ -28,6 +29,7 @@ from flowjax.objectives.residuals import regression
 from flowjax.typing import (
     AverageVelocityField,
     PerExample,
+    Positive,
     State,
     VelocityField,
 )
@@ -38,6 +40,7 @@ _sg = jax.lax.stop_gradient
 _NORMALISED = normalised()
 
 
+@checked
 def anchored_consistency(
     u: AverageVelocityField,
     path: Path,
@@ -86,11 +89,12 @@ def _cosine(a: State, b: State) -> PerExample:
     return event_mean(cosine)
 
 
+@checked
 def continuous_consistency(
     f: AverageVelocityField,
     path: Path,
     *,
-    sigma_data: float = 1.0,
+    sigma_data: Positive = 1.0,
     warmup: float | Float[Array, ""] = 1.0,
     penalty: Callable[[Terms], Loss] = _NORMALISED,
 ) -> Loss:

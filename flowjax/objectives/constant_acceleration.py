@@ -8,17 +8,25 @@ References:
 """
 
 from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+from typing import Annotated, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 
+from flowjax.contracts import checked
 from flowjax.events import over_event
 from flowjax.interpolants import Path, accelerated_line, sample_path
 from flowjax.objectives.flow_matching import flow_matching
 from flowjax.objectives.penalties import Loss, Terms, mean_square
 from flowjax.objectives.residuals import regression
-from flowjax.typing import AverageVelocityField, Condition, State, Time, VelocityField
+from flowjax.typing import (
+    AverageVelocityField,
+    Condition,
+    Range,
+    State,
+    Time,
+    VelocityField,
+)
 
 _sg = jax.lax.stop_gradient
 
@@ -34,11 +42,12 @@ class Acceleration(Protocol):
         ...
 
 
+@checked
 def constant_acceleration_velocity(
     v0: VelocityField,
     path: Path,
     *,
-    ratio: float = 1.5,
+    ratio: Annotated[float, Range(0, 2)] = 1.5,
     penalty: Callable[[Terms], Loss] = mean_square,
 ) -> Loss:
     """Return the penalty of ``v0(x_t, t) - h (x1 - x0)``, CAF's first stage.
@@ -68,6 +77,7 @@ def constant_acceleration_velocity(
     )
 
 
+@checked
 def constant_acceleration(
     acceleration: Acceleration,
     path: Path,
@@ -101,6 +111,7 @@ def constant_acceleration(
     return penalty(regression(acceleration(x, t, v0, cond), 2 * half, t, t))
 
 
+@checked
 def constant_acceleration_field(
     acceleration: Acceleration, v0: State
 ) -> AverageVelocityField:

@@ -12,6 +12,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from flowjax.contracts import checked
 from flowjax.events import expand_like, over_event
 from flowjax.fields import (
     diagonal,
@@ -43,6 +44,7 @@ from flowjax.typing import (
 _sg = jax.lax.stop_gradient
 
 
+@checked
 def trajectory_distillation(
     u: AverageVelocityField,
     path: Path,
@@ -103,6 +105,7 @@ def trajectory_distillation(
     return plus(loss, slope, weight=velocity_weight)
 
 
+@checked
 def flow_guided_distillation(
     v: VelocityField,
     path: Path,
@@ -157,6 +160,7 @@ def _once(v: VelocityField, x: State, t: Time, cond: Condition) -> VelocityField
     return lambda x, t, cond=None: value
 
 
+@checked
 def self_corrected_distillation(
     key: PRNGKey,
     v: VelocityField,

@@ -21,13 +21,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from flowjax.contracts import checked
 from flowjax.events import flatten_event
+from flowjax.typing import Positive
 
 Features = Float[Array, "batch *feature"]
 Scalar = Float[Array, ""]
 
 
-def infonce_l2(features: Features, *, temperature: float = 0.5) -> Scalar:
+@checked
+def infonce_l2(features: Features, *, temperature: Positive = 0.5) -> Scalar:
     """Return ``log mean_ij exp(-|h_i - h_j|^2 / temperature)``.
 
     From 0 where all rows coincide down to ``-log batch``: a row is compared with
@@ -46,7 +49,8 @@ def infonce_l2(features: Features, *, temperature: float = 0.5) -> Scalar:
     return _log_mean_exp(squared_distances(_rows(features)), temperature)
 
 
-def infonce_cosine(features: Features, *, temperature: float = 0.5) -> Scalar:
+@checked
+def infonce_cosine(features: Features, *, temperature: Positive = 0.5) -> Scalar:
     """Return ``log mean_ij exp(-(1 - cos(h_i, h_j)) / temperature)``.
 
     Only directions count. A row of zeros, which has none, is at distance 1 from all.
@@ -64,7 +68,8 @@ def infonce_cosine(features: Features, *, temperature: float = 0.5) -> Scalar:
     return _log_mean_exp(1 - _products(z), temperature)
 
 
-def infonce_relative(features: Features, *, temperature: float = 1.0) -> Scalar:
+@checked
+def infonce_relative(features: Features, *, temperature: Positive = 1.0) -> Scalar:
     """Return MP1's form, ``log mean_ij exp(-d_ij / (temperature max d))``.
 
     With the squared distances d over their largest: free of the scale of the features,
@@ -85,6 +90,7 @@ def infonce_relative(features: Features, *, temperature: float = 1.0) -> Scalar:
     return _log_mean_exp(d / (d.max() + 1e-12), temperature)
 
 
+@checked
 def hinge(features: Features, *, margin: float = 1.0) -> Scalar:
     """Return ``mean_(i != j) max(0, margin - |h_i - h_j|)``.
 
@@ -106,6 +112,7 @@ def hinge(features: Features, *, margin: float = 1.0) -> Scalar:
     return (off_diagonal * jax.nn.relu(margin - d)).sum() / (n * (n - 1))
 
 
+@checked
 def covariance(features: Features) -> Scalar:
     """Return ``mean_(a != b) C_ab^2 + mean_a max(0, 1 - C_aa)`` of the covariance C.
 
@@ -128,6 +135,7 @@ def covariance(features: Features) -> Scalar:
     return off_diagonal / max(k * (k - 1), 1) + jax.nn.relu(1 - variances).mean()
 
 
+@checked
 def squared_distances(z: Float[Array, "batch dim"]) -> Float[Array, "batch batch"]:
     """Return ``|z_i - z_j|^2`` for all pairs of rows, exactly 0 on the diagonal.
 

@@ -18,6 +18,7 @@ from typing import Literal, cast
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from flowjax.contracts import checked
 from flowjax.fields import diagonal
 from flowjax.interpolants import Path
 from flowjax.objectives.mean_flow import mean_flow
@@ -30,16 +31,24 @@ from flowjax.objectives.residuals import (
     lagrangian_residual,
     semigroup_residual,
 )
-from flowjax.typing import AverageVelocityField, Time, VelocityField
+from flowjax.typing import (
+    AnyTime,
+    AverageVelocityField,
+    Positive,
+    Share,
+    Time,
+    VelocityField,
+)
 
 
+@checked
 def lagrangian(
     u: AverageVelocityField,
     path: Path,
     s: Time,
     *,
     penalty: Callable[[Terms], Loss] = mean_square,
-    share_equal: float = 0.0,
+    share_equal: Share = 0.0,
     velocity: VelocityField | None = None,
     stop: LagrangianStop = "velocity",
 ) -> Loss:
@@ -79,13 +88,14 @@ def lagrangian(
     return penalty(anchored(u, path, s, identity, share_equal=share_equal))
 
 
+@checked
 def eulerian(
     u: AverageVelocityField,
     path: Path,
     s: Time,
     *,
     penalty: Callable[[Terms], Loss] = mean_square,
-    share_equal: float = 0.0,
+    share_equal: Share = 0.0,
     velocity: VelocityField | None = None,
     stop: EulerianStop = "velocity",
 ) -> Loss:
@@ -131,17 +141,18 @@ def eulerian(
     )
 
 
+@checked
 def semigroup(
     u: AverageVelocityField,
     path: Path,
     s: Time,
     *,
-    fraction: float | Time = 0.5,
+    fraction: float | AnyTime = 0.5,
     penalty: Callable[[Terms], Loss] = mean_square,
-    share_equal: float = 0.0,
+    share_equal: Share = 0.0,
     first: AverageVelocityField | None = None,
     second: AverageVelocityField | None = None,
-    clip: float | None = None,
+    clip: Positive | None = None,
 ) -> Loss:
     """Return the penalty of one jump against two, ``u(x, t, s) - sg[two jumps]``.
 
@@ -155,7 +166,8 @@ def semigroup(
         u: the average-velocity field to train.
         path: a batch of points on conditional paths.
         s: destination times [batch].
-        fraction: ``f`` in [0, 1], one number or one per row [batch].
+        fraction: ``f``, one number or one per row [batch]; outside [0, 1] the two jumps
+            go opposite ways.
         penalty: from the residual to the loss.
         share_equal: as in `lagrangian`; needed unless ``first`` and ``second`` are
             anchored by themselves.
@@ -186,6 +198,7 @@ def semigroup(
     return penalty(terms)
 
 
+@checked
 def align_your_flow(
     u: AverageVelocityField,
     path: Path,
@@ -195,7 +208,7 @@ def align_your_flow(
     form: Literal["eulerian", "lagrangian"] = "eulerian",
     warmup: float | Float[Array, ""] = 1.0,
     penalty: Callable[[Terms], Loss] | None = None,
-    share_equal: float = 0.0,
+    share_equal: Share = 0.0,
 ) -> Loss:
     """Distil a teacher with a normalised residual (AYF-EMD, AYF-LMD).
 
@@ -224,8 +237,6 @@ def align_your_flow(
     References:
         Sabour et al. 2025, Align Your Flow, arXiv:2506.14603.
     """
-    if form not in ("eulerian", "lagrangian"):
-        raise ValueError(f"`form` must be 'eulerian' or 'lagrangian'; got {form!r}")
     if form == "lagrangian":
         residual = partial(lagrangian_residual, stop="derivative")
     else:

@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 
+from flowjax.contracts import checked
 from flowjax.interpolants import Path
 from flowjax.objectives.penalties import Loss, Terms, mean_square
 from flowjax.objectives.residuals import velocity_residual
 from flowjax.typing import VelocityField
 
 
+@checked
 def flow_matching(
     v: VelocityField,
     path: Path,

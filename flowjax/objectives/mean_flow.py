@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from flowjax.contracts import checked
 from flowjax.events import over_event
 from flowjax.fields import TotalDerivative, total_derivative
 from flowjax.interpolants import Path
@@ -27,6 +28,7 @@ from flowjax.objectives.residuals import (
 from flowjax.typing import (
     AverageVelocityField,
     Condition,
+    Share,
     State,
     Time,
     VelocityField,
@@ -35,13 +37,14 @@ from flowjax.typing import (
 _sg = jax.lax.stop_gradient
 
 
+@checked
 def mean_flow(
     u: AverageVelocityField,
     path: Path,
     s: Time,
     *,
     penalty: Callable[[Terms], Loss] = mean_square,
-    share_equal: float = 0.0,
+    share_equal: Share = 0.0,
     velocity: VelocityField | None = None,
     tangent: Tangent | None = None,
     target: AverageVelocityField | None = None,
@@ -157,6 +160,7 @@ def _of_another(
     return total
 
 
+@checked
 def improved_mean_flow(
     u: AverageVelocityField,
     v: VelocityField,
@@ -164,7 +168,7 @@ def improved_mean_flow(
     s: Time,
     *,
     penalty: Callable[[Terms], Loss] = mean_square,
-    share_equal: float = 0.0,
+    share_equal: Share = 0.0,
     target: AverageVelocityField | None = None,
 ) -> Loss:
     """Return the penalties of iMF: ``u - (s - t) sg[du/dt] - v_t`` and ``v - v_t``.
@@ -207,6 +211,7 @@ def improved_mean_flow(
     return plus(loss, own)
 
 
+@checked
 def bidirectional_mean_flow(
     u: AverageVelocityField,
     path: Path,
@@ -214,7 +219,7 @@ def bidirectional_mean_flow(
     *,
     weight: float | Float[Array, ""] = 1.0,
     penalty: Callable[[Terms], Loss] = mean_square,
-    share_equal: float = 0.0,
+    share_equal: Share = 0.0,
 ) -> Loss:
     """Return `mean_flow` plus ``weight`` times the penalty of the reversed jump.
 

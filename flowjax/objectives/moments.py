@@ -4,18 +4,20 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from flowjax.checks import check_time
+from flowjax.contracts import checked
 from flowjax.fields import flow_map
 from flowjax.interpolants import Path
 from flowjax.row_groups import count_groups
 from flowjax.typing import (
     AverageVelocityField,
     PerExample,
+    Positive,
     Time,
     TimeFunction,
 )
 
 
+@checked
 def inductive_moment_matching(
     u: AverageVelocityField,
     path: Path,
@@ -24,7 +26,7 @@ def inductive_moment_matching(
     *,
     group: int = 4,
     target: AverageVelocityField | None = None,
-    sigma_data: float = 0.5,
+    sigma_data: Positive = 0.5,
     weight: TimeFunction | None = None,
 ) -> PerExample:
     """Return the squared maximum mean discrepancy of two jumps to ``s``.
@@ -65,10 +67,6 @@ def inductive_moment_matching(
         and weight as in the text, the training code is not published.
     """
     batch = len(path.x)
-    check_time("s", s, batch)
-    check_time("nearer.t", nearer.t, batch)
-    if not sigma_data > 0:
-        raise ValueError(f"`sigma_data` must be positive; got {sigma_data}")
     groups = count_groups(batch, group)
 
     def in_groups(a: Array) -> Array:

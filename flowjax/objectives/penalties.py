@@ -19,8 +19,16 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 from typing_extensions import TypeVar
 
+from flowjax.contracts import checked
 from flowjax.events import event_mean, event_sum, expand_like, flatten_event, over_event
-from flowjax.typing import PerExample, State, Time, TimeFunction
+from flowjax.typing import (
+    AnyTime,
+    NonNegative,
+    PerExample,
+    Positive,
+    TimeFunction,
+    Values,
+)
 
 
 class Terms(NamedTuple):
@@ -35,10 +43,10 @@ class Terms(NamedTuple):
             gradient [batch, *event]; zero where there was none.
     """
 
-    residual: State
-    t: Time
-    s: Time
-    derivative: State
+    residual: Values
+    t: AnyTime
+    s: AnyTime
+    derivative: Values
 
 
 Penalty: TypeAlias = Callable[[Terms], PerExample]
@@ -49,12 +57,14 @@ Loss = TypeVar("Loss", default=PerExample)
 """What a penalty returns: a loss [batch], with `diagnosed` a pair (loss, metrics)."""
 
 
+@checked
 def mean_square(terms: Terms) -> PerExample:
     """Return ``|e|^2 / dim``, the mean over the event of the squared residual."""
     return event_mean(jnp.square(terms.residual))
 
 
-def pseudo_huber(*, scale: float) -> Penalty:
+@checked
+def pseudo_huber(*, scale: Positive) -> Penalty:
     """Return the penalty ``sqrt(|e|^2 + scale^2) - scale``, linear in large residuals.
 
     Args:
@@ -66,7 +76,6 @@ def pseudo_huber(*, scale: float) -> Penalty:
     References:
         Song and Dhariwal 2023, arXiv:2310.14189, Eq. 8.
     """
-    _check_positive("scale", scale)
 
     def penalty(terms: Terms) -> PerExample:
         square = mean_square(terms) * terms.residual[0].size
@@ -75,8 +84,12 @@ def pseudo_huber(*, scale: float) -> Penalty:
     return penalty
 
 
+@checked
 def adaptive(
-    *, power: float, offset: float = 1e-2, penalty: Penalty = mean_square
+    *,
+    power: float,
+    offset: NonNegative | PerExample = 1e-2,
+    penalty: Penalty = mean_square,
 ) -> Penalty:
     """Return the penalty ``l sg[(l + offset / dim)^-power]`` for an inner penalty l.
 
@@ -89,7 +102,7 @@ def adaptive(
 
     Args:
         power: 0 is no weight, 1 the usual choice for images.
-        offset: in units of the squared norm of the event.
+        offset: in units of the squared norm of the event, a number or one per row.
         penalty: the inner penalty.
 
     References:
@@ -104,6 +117,7 @@ def adaptive(
     return weighted_penalty
 
 
+@checked
 def root_mean_square(terms: Terms) -> PerExample:
     """Return ``l sg[(l + 1e-6)^-1/2]`` for the mean square l: nearly its root.
 
@@ -112,13 +126,17 @@ def root_mean_square(terms: Terms) -> PerExample:
     return adaptive(power=0.5, offset=1e-6 * terms.residual[0].size)(terms)
 
 
+@checked
 def weighted(weight: TimeFunction, *, penalty: Penalty = mean_square) -> Penalty:
     """Return the penalty ``w(t) l`` for an inner penalty l and a weight of time."""
     return lambda terms: weight(terms.t) * penalty(terms)
 
 
+@checked
 def learned(
-    log_variance: Callable[[Time, Time], PerExample], *, penalty: Penalty = mean_square
+    log_variance: Callable[[AnyTime, AnyTime], PerExample],
+    *,
+    penalty: Penalty = mean_square,
 ) -> Penalty:
     """Return ``exp(-w(t, s)) l + w(t, s)``: a learned weight of the times alone.
 
@@ -140,10 +158,11 @@ def learned(
     return balanced
 
 
+@checked
 def logarithmic(
-    log_variance: Callable[[Time, Time], PerExample] | None = None,
+    log_variance: Callable[[AnyTime, AnyTime], PerExample] | None = None,
     *,
-    offset: float = 0.01,
+    offset: Positive = 0.01,
     penalty: Penalty = mean_square,
 ) -> Penalty:
     """Return ``log(exp(-w) l + offset) + w``, with ``w(t, s)`` learned or zero.
@@ -163,7 +182,6 @@ def logarithmic(
     References:
         Lee et al. 2025, Decoupled MeanFlow, arXiv:2510.24474.
     """
-    _check_positive("offset", offset)
 
     def logarithm(terms: Terms) -> PerExample:
         loss = penalty(terms)
@@ -175,6 +193,7 @@ def logarithmic(
     return logarithm
 
 
+@checked
 def displaced(
     *, penalty: Callable[[Terms], Loss] = mean_square
 ) -> Callable[[Terms], Loss]:
@@ -190,8 +209,9 @@ def displaced(
     return of_the_map
 
 
+@checked
 def clipped(
-    bound: float, *, penalty: Callable[[Terms], Loss] = mean_square
+    bound: Positive, *, penalty: Callable[[Terms], Loss] = mean_square
 ) -> Callable[[Terms], Loss]:
     """Clip every entry of the residual's value to ``[-bound, bound]``.
 
@@ -202,12 +222,12 @@ def clipped(
     Raises:
         ValueError: unless ``bound > 0``.
     """
-    _check_positive("bound", bound)
     return revalued(lambda e, t: jnp.clip(e, -bound, bound), penalty=penalty)
 
 
+@checked
 def normalised(
-    *, offset: float = 0.1, penalty: Callable[[Terms], Loss] = mean_square
+    *, offset: Positive = 0.1, penalty: Callable[[Terms], Loss] = mean_square
 ) -> Callable[[Terms], Loss]:
     """Replace the residual's value by ``e / (|e| + offset)``, 2-norm over the event.
 
@@ -221,9 +241,8 @@ def normalised(
     References:
         Lu and Song 2024, sCM, arXiv:2410.11081, Sec. 4.1 (tangent normalisation).
     """
-    _check_positive("offset", offset)
 
-    def normalise(e: State, t: Time) -> State:
+    def normalise(e: Values, t: AnyTime) -> Values:
         # The root of a sum of squares has no derivative at 0; here it needs none.
         norm = jnp.sqrt(event_sum(jnp.square(e)))
         return e / (expand_like(norm, e) + offset)
@@ -231,6 +250,7 @@ def normalised(
     return revalued(normalise, penalty=penalty)
 
 
+@checked
 def clipped_cosine(terms: Terms) -> PerExample:
     """Return FACM's penalty of a consistency residual.
 
@@ -239,7 +259,7 @@ def clipped_cosine(terms: Terms) -> PerExample:
     the velocity is conditional.
     """
 
-    def scale(e: State, t: Time) -> State:
+    def scale(e: Values, t: AnyTime) -> Values:
         return over_event(1 - jnp.sqrt(t), e) * jnp.clip(e, -1, 1)
 
     root = adaptive(power=0.5, offset=1e-3 * terms.residual[0].size)
@@ -247,8 +267,9 @@ def clipped_cosine(terms: Terms) -> PerExample:
     return revalued(scale, penalty=cosine)(terms)
 
 
+@checked
 def revalued(
-    function: Callable[[State, Time], State],
+    function: Callable[[Values, AnyTime], Values],
     *,
     penalty: Callable[[Terms], Loss] = mean_square,
 ) -> Callable[[Terms], Loss]:
@@ -261,13 +282,15 @@ def revalued(
     return changed
 
 
-def with_value(e: State, value: State) -> State:
+@checked
+def with_value(e: Values, value: Values) -> Values:
     """Return ``e + sg[value - e]``: the value ``value`` and the gradient of ``e``."""
     return e + jax.lax.stop_gradient(value - e)
 
 
+@checked
 def diagnosed(
-    penalty: Penalty = mean_square, *, clip: float | None = None
+    penalty: Penalty = mean_square, *, clip: Positive | None = None
 ) -> Callable[[Terms], tuple[PerExample, dict[str, Array]]]:
     """Return ``penalty`` with what a training loop should watch, at no extra pass.
 
@@ -293,6 +316,7 @@ def diagnosed(
     return diagnose
 
 
+@checked
 def plus(
     value: Loss, other: Loss | Float[Array, "..."], *, weight: float | Array = 1.0
 ) -> Loss:
@@ -307,11 +331,6 @@ def plus(
     return cast(Loss, cast(Array, value) + extra)
 
 
-def _check_positive(name: str, value: float) -> None:
-    if not value > 0:
-        raise ValueError(f"`{name}` must be positive; got {value}")
-
-
-def _size(x: State) -> PerExample:
+def _size(x: Values) -> PerExample:
     """Return the root mean square of every row, without gradient."""
     return jnp.sqrt(event_mean(jnp.square(jax.lax.stop_gradient(x))))

@@ -9,17 +9,18 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from flowjax.checks import check_time
+from flowjax.contracts import checked
 from flowjax.events import over_event
 from flowjax.fields import flow_map
 from flowjax.interpolants import Path
 from flowjax.objectives.penalties import Loss, Terms, mean_square
 from flowjax.policies import Policy, PolicyMaker, policy_average
-from flowjax.typing import PRNGKey, State, Time, VelocityField
+from flowjax.typing import Count, PRNGKey, State, Time, VelocityField
 
 _sg = jax.lax.stop_gradient
 
 
+@checked
 def policy_imitation(
     key: PRNGKey,
     make_policy: PolicyMaker,
@@ -27,8 +28,8 @@ def policy_imitation(
     s: Time,
     *,
     velocity: VelocityField,
-    states: int = 2,
-    substeps: int = 64,
+    states: Count = 2,
+    substeps: Count = 64,
     teacher_ratio: float | Float[Array, ""] = 0.0,
     behaviour: Callable[..., Policy] | None = None,
     penalty: Callable[[Terms], Loss] = mean_square,
@@ -69,7 +70,6 @@ def policy_imitation(
     References:
         Chen et al. 2025, pi-Flow, arXiv:2510.14974; ArcFlow.
     """
-    check_time("s", s, len(path.x))
     if states < 1:
         raise ValueError(f"`states` must be at least 1; got {states}")
     x, t, cond = path.x, path.t, path.cond

@@ -7,14 +7,14 @@ average velocity off the diagonal come to stand beside the diagonal itself by
 """
 
 from collections.abc import Callable
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from flowjax.checks import check_time
+from flowjax.contracts import checked
 from flowjax.events import expand_like, over_event
 from flowjax.fields import (
     TotalDerivative,
@@ -27,10 +27,14 @@ from flowjax.interpolants import Path
 from flowjax.objectives.penalties import Terms, with_value
 from flowjax.row_groups import map_rows, row_layout
 from flowjax.typing import (
+    AnyTime,
     AverageVelocityField,
     Condition,
+    Positive,
+    Share,
     State,
     Time,
+    Values,
     VelocityField,
 )
 
@@ -46,17 +50,20 @@ Tangent: TypeAlias = VelocityField | Float[Array | np.ndarray, "batch *event"]
 _sg = jax.lax.stop_gradient
 
 
-def regression(prediction: State, target: State, t: Time, s: Time) -> Terms:
+@checked
+def regression(prediction: Values, target: Values, t: AnyTime, s: AnyTime) -> Terms:
     """Return the terms of ``prediction - sg[target]``, where no derivative entered."""
     residual = prediction - _sg(target)
     return Terms(residual, t, s, jnp.zeros_like(residual))
 
 
+@checked
 def velocity_residual(v: VelocityField, path: Path) -> Terms:
     """Return ``v(x_t, t) - sg[v_t]``: flow matching, the identity of the diagonal."""
     return regression(v(path.x, path.t, path.cond), path.v, path.t, path.t)
 
 
+@checked
 def eulerian_residual(
     u: AverageVelocityField,
     path: Path,
@@ -78,7 +85,6 @@ def eulerian_residual(
     Raises:
         ValueError: if ``stop`` is unknown.
     """
-    _check_stop(stop, get_args(EulerianStop))
     x, t, cond = path.x, path.t, path.cond
     v = path.v if velocity is None else velocity(x, t, cond)
     v = v if stop == "nothing" else _sg(v)
@@ -123,6 +129,7 @@ def _total(
     return prediction, kept * slope + (1 - kept) * _sg(slope)
 
 
+@checked
 def lagrangian_residual(
     u: AverageVelocityField,
     path: Path,
@@ -138,7 +145,6 @@ def lagrangian_residual(
     Raises:
         ValueError: if ``stop`` is unknown.
     """
-    _check_stop(stop, get_args(LagrangianStop))
     v = diagonal(u) if velocity is None else velocity
     x, t, cond = path.x, path.t, path.cond
     prediction, slope = destination_derivative(u, x, t, s, cond)
@@ -151,15 +157,16 @@ def lagrangian_residual(
     return Terms(residual, t, s, _sg(slope))
 
 
+@checked
 def semigroup_residual(
     u: AverageVelocityField,
     path: Path,
     s: Time,
-    fraction: Time,
+    fraction: AnyTime,
     *,
     first: AverageVelocityField | None = None,
     second: AverageVelocityField | None = None,
-    clip: float | None = None,
+    clip: Positive | None = None,
 ) -> Terms:
     """Return ``u(x, t, s) - sg[f first(x, t, m) + (1 - f) second(y, m, s)]``.
 
@@ -173,20 +180,22 @@ def semigroup_residual(
     return regression(u(x, t, s, cond), target, t, s)
 
 
+@checked
 def alpha_flow_residual(
     u: AverageVelocityField,
     path: Path,
     s: Time,
     alpha: Time,
     *,
-    clip: float | None = None,
+    clip: Positive | None = None,
     second: AverageVelocityField | None = None,
 ) -> Terms:
     """Return ``u(x, t, s) - sg[alpha v + (1 - alpha) second(x + (m - t) v, m, s)]``.
 
     In units of ``alpha`` and with the gradient of the residual itself; at ``alpha = 0``
     its limit, MeanFlow's. `flowjax.objectives.alpha_flow` says what the arguments mean;
-    here ``alpha`` is one number per row [batch], 0 for all or for none.
+    here ``alpha`` is one number per row [batch], 0 for all or for none; the rows where
+    alone it is 0 become NaN.
     """
     x, t, v, cond = path.x, path.t, _sg(path.v), path.cond
 
@@ -204,14 +213,18 @@ def alpha_flow_residual(
         return v + over_event(s - t, x) * slope, slope
 
     # A branch and not a selection: only one of the two passes of u is run.
-    target, slope = jax.lax.cond(alpha.any(), discrete, continuous)
+    annealing = alpha.any()
+    target, slope = jax.lax.cond(annealing, discrete, continuous)
     residual = u(x, t, s, cond) - _sg(target)
-    unit = over_event(jnp.where(alpha > 0, alpha, 1), x)
+    # Where one is meant, the other pass says nothing.
+    stray = jnp.where(annealing, jnp.nan, 1).astype(alpha.dtype)
+    unit = over_event(jnp.where(alpha > 0, alpha, stray), x)
     return Terms(with_value(residual, residual / unit), t, s, _sg(slope))
 
 
+@checked
 def reversal_residual(
-    u: AverageVelocityField, path: Path, s: Time, forth: State
+    u: AverageVelocityField, path: Path, s: Time, forth: Values
 ) -> Terms:
     """Return ``u(x, t, s) - sg[u(X, s, t)]`` with ``X = sg[x + (s - t) u(x, t, s)]``.
 
@@ -228,13 +241,14 @@ def reversal_residual(
     return regression(forth, u(end, s, t, path.cond), t, s)
 
 
+@checked
 def anchored(
     u: AverageVelocityField | None,
     path: Path,
     s: Time,
     off_diagonal: Callable[..., Terms],
     *extra: Array | None,
-    share_equal: float,
+    share_equal: Share,
 ) -> Terms:
     """Return ``u(x, t, t) - v`` on the rows with s = t, another identity elsewhere.
 
@@ -255,7 +269,6 @@ def anchored(
         ValueError: if ``s`` is not [batch] in [0, 1] or ``share_equal`` does not fit
             the batch.
     """
-    check_time("s", s, len(path.x))
     return map_rows(
         lambda rows: _on_diagonal(u, *rows[:2]),
         lambda rows: off_diagonal(*rows),
@@ -273,8 +286,3 @@ def _on_diagonal(u: AverageVelocityField | None, path: Path, s: Time) -> Terms:
     # The promise about the rows with s = t cannot be checked while tracing.
     kept = expand_like(s == path.t, path.x)
     return terms._replace(residual=jnp.where(kept, terms.residual, jnp.nan), s=s)
-
-
-def _check_stop(stop: str, known: tuple[str, ...]) -> None:
-    if stop not in known:
-        raise ValueError(f"`stop` must be one of {known}; got {stop}")

@@ -12,11 +12,15 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from flowjax.contracts import checked
+from flowjax.typing import Count, Natural, Positive, Share
+
 Schedule: TypeAlias = Callable[[ArrayLike], Float[Array, ""]]
 """``step -> value``, float32."""
 
 
-def warmup(steps: int, *, maximum: float = 1.0) -> Schedule:
+@checked
+def warmup(steps: Natural, *, maximum: Share = 1.0) -> Schedule:
     """Return ``min(maximum, step / steps)``, and ``maximum`` throughout for 0 steps.
 
     The tangent warm-up of sCM and Align Your Flow (maximum 0.99) and the share of the
@@ -25,10 +29,6 @@ def warmup(steps: int, *, maximum: float = 1.0) -> Schedule:
     Raises:
         ValueError: unless ``steps >= 0`` and ``0 <= maximum <= 1``.
     """
-    if steps < 0 or not 0 <= maximum <= 1:
-        raise ValueError(
-            f"need `steps` >= 0 and `maximum` in [0, 1]; got {steps} and {maximum}"
-        )
 
     def value(step: ArrayLike) -> Float[Array, ""]:
         done = jnp.asarray(step, jnp.float32) / jnp.float32(max(steps, 1))
@@ -37,8 +37,9 @@ def warmup(steps: int, *, maximum: float = 1.0) -> Schedule:
     return value
 
 
+@checked
 def sigmoid_decay(
-    start: int, end: int, *, steepness: float = 25.0, snap: float = 5e-3
+    start: Natural, end: Count, *, steepness: Positive = 25.0, snap: float = 5e-3
 ) -> Schedule:
     """Return ``1 - sigmoid(steepness (step - middle) / (end - start))``, snapped.
 

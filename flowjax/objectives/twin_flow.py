@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from flowjax.contracts import checked
 from flowjax.fields import chained
 from flowjax.interpolants import Interpolant, Path, sample_path
 from flowjax.objectives.bootstrap import alpha_flow
@@ -13,8 +14,11 @@ from flowjax.row_groups import map_rows, row_layout
 from flowjax.typing import (
     AverageVelocityField,
     Condition,
+    Count,
     PerExample,
+    Positive,
     PRNGKey,
+    Share,
     State,
     Time,
     VelocityField,
@@ -23,14 +27,15 @@ from flowjax.typing import (
 _sg = jax.lax.stop_gradient
 
 
+@checked
 def any_step(
     u: AverageVelocityField,
     path: Path,
     s: Time,
     *,
     target: AverageVelocityField | None = None,
-    step: float = 0.01,
-    jumps: int = 2,
+    step: Positive = 0.01,
+    jumps: Count = 2,
     penalty: Penalty | None = None,
 ) -> PerExample:
     """Return TwinFlow's base loss, a difference quotient of the semigroup.
@@ -72,6 +77,7 @@ def any_step(
 _CLIPPED_ROOT: Penalty = clipped(1.0, penalty=root_mean_square)
 
 
+@checked
 def twin_flow(
     key: PRNGKey,
     u: AverageVelocityField,
@@ -81,11 +87,11 @@ def twin_flow(
     interpolant: Interpolant,
     fake: VelocityField | None = None,
     target: AverageVelocityField | None = None,
-    step: float = 0.01,
-    jumps: int = 2,
+    step: Positive = 0.01,
+    jumps: Count = 2,
     penalty: Penalty | None = None,
     weight: float = 0.5,
-    share: float = 0.25,
+    share: Share = 0.25,
 ) -> PerExample:
     """Return `any_step` plus, on a share of the rows, the two self-adversarial terms.
 

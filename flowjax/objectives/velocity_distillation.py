@@ -6,6 +6,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from flowjax.contracts import checked
 from flowjax.fields import TotalDerivative, difference_quotient
 from flowjax.interpolants import Interpolant, Path, sample_path
 from flowjax.objectives.mean_flow import mean_flow
@@ -17,6 +18,7 @@ _sg = jax.lax.stop_gradient
 _QUOTIENT = partial(difference_quotient, step=0.01)
 
 
+@checked
 def velocity_matching(
     u: AverageVelocityField,
     path: Path,
@@ -51,6 +53,7 @@ def velocity_matching(
     )
 
 
+@checked
 def pushed(
     u: AverageVelocityField,
     x0: State,
@@ -78,6 +81,7 @@ def pushed(
     return penalty(Terms(residual, zero, one, jnp.zeros_like(residual)))
 
 
+@checked
 def velocity_distillation(
     u: AverageVelocityField,
     x0: State,

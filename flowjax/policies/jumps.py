@@ -2,9 +2,10 @@
 
 from typing import Protocol, runtime_checkable
 
+from flowjax.contracts import checked
 from flowjax.fields import chained, euler_step
 from flowjax.policies.kinds import IntegrablePolicy, Policy
-from flowjax.typing import AverageVelocityField, Condition, State, Time
+from flowjax.typing import AverageVelocityField, Condition, Count, State, Time
 
 
 @runtime_checkable
@@ -16,7 +17,8 @@ class PolicyMaker(Protocol):
         ...
 
 
-def policy_average(policy: Policy, *, steps: int = 128) -> AverageVelocityField:
+@checked
+def policy_average(policy: Policy, *, steps: Count = 128) -> AverageVelocityField:
     """Return the average velocity of a policy: closed form, or ``steps`` Euler steps.
 
     Raises:
@@ -31,7 +33,10 @@ def policy_average(policy: Policy, *, steps: int = 128) -> AverageVelocityField:
     return u
 
 
-def policy_step(make_policy: PolicyMaker, *, steps: int = 128) -> AverageVelocityField:
+@checked
+def policy_step(
+    make_policy: PolicyMaker, *, steps: Count = 128
+) -> AverageVelocityField:
     """Return the average velocity over [t, s] of the policy made at ``(x, t)``.
 
     Ready for `flowjax.sampling.few_step`, whose grid are the segments: one forward pass

@@ -1,13 +1,14 @@
 """The kinds of policies: Gaussian mixtures, data on a grid of times, momentum."""
 
-from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Annotated, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from flowjax.contracts import checked
 from flowjax.events import expand_like, over_event
-from flowjax.typing import Condition, PRNGKey, State, Time
+from flowjax.typing import Condition, PRNGKey, Range, State, Time
 
 
 @runtime_checkable
@@ -138,8 +139,9 @@ class MomentumPolicy(NamedTuple):
 MixturePolicy = TypeVar("MixturePolicy", GaussianMixturePolicy, MomentumPolicy)
 
 
+@checked
 def drop_components(
-    key: PRNGKey, policy: MixturePolicy, *, rate: float
+    key: PRNGKey, policy: MixturePolicy, *, rate: Annotated[float, Range(0, 1, "[)")]
 ) -> MixturePolicy:
     """Drop every component with probability ``rate``, the same at all positions.
 
@@ -149,14 +151,13 @@ def drop_components(
     Raises:
         ValueError: unless ``0 <= rate < 1``.
     """
-    if not 0 <= rate < 1:
-        raise ValueError(f"`rate` must lie in [0, 1); got {rate}")
     keep = jax.random.bernoulli(key, 1 - rate, policy.log_weights.shape[:2])
     keep = keep | ~keep.any(1, keepdims=True)
     kept = expand_like(keep, policy.log_weights)
     return policy._replace(log_weights=jnp.where(kept, policy.log_weights, -jnp.inf))
 
 
+@checked
 def mean_exponential(z: Float[Array, "..."]) -> Float[Array, "..."]:
     """Return ``(e^z - 1) / z``, the mean of ``e^(z a)`` over a in [0, 1]; 1 at z = 0.
 

@@ -6,15 +6,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from flowjax.contracts import checked
 from flowjax.events import over_event
 from flowjax.policies.kinds import (
     DataGridPolicy,
     GaussianMixturePolicy,
     MomentumPolicy,
 )
-from flowjax.typing import State, Time
+from flowjax.typing import Natural, State, Time
 
 
+@checked
 def gaussian_mixture_policy(
     raw: Float[Array, "batch *positions features"], x: State, t: Time
 ) -> GaussianMixturePolicy:
@@ -40,6 +42,7 @@ def gaussian_mixture_policy(
     return GaussianMixturePolicy(x, t, log_weights, x[:, None] + rest * means, variance)
 
 
+@checked
 def data_grid_policy(
     raw: Float[Array, "batch *positions features"], x: State, t: Time, s: Time
 ) -> DataGridPolicy:
@@ -63,6 +66,7 @@ def data_grid_policy(
     return DataGridPolicy(x[:, None] + rest * velocities, t, s)
 
 
+@checked
 def momentum_policy(
     raw: Float[Array, "batch *positions features"], x: State, t: Time
 ) -> MomentumPolicy:
@@ -92,12 +96,13 @@ def momentum_policy(
     return MomentumPolicy(t, log_weights, velocities, rates)
 
 
+@checked
 def split_output(
     raw: Float[Array, "batch *positions features"],
     x: State,
     *,
-    extra: int = 0,
-    shared: int = 0,
+    extra: Natural = 0,
+    shared: Natural = 0,
 ) -> tuple[Array, Array, Array]:
     """Split ``k (channels + extra) + shared`` features into the parts of k components.
 

@@ -15,17 +15,25 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
+from flowjax.contracts import checked
 from flowjax.interpolants import derivative
 from flowjax.sampling import solvers
 from flowjax.sampling.multistep import MultistepSolver, multistep
 from flowjax.sampling.solver_search import (
     Reference,
-    check_order,
     reference_points,
     softmax_times,
 )
 from flowjax.times import uniform_grid
-from flowjax.typing import Condition, PerExample, State, TimeFunction, VelocityField
+from flowjax.typing import (
+    Condition,
+    Count,
+    PerExample,
+    Positive,
+    State,
+    TimeFunction,
+    VelocityField,
+)
 
 
 class ScaleTime(NamedTuple):
@@ -44,6 +52,7 @@ class ScaleTime(NamedTuple):
     scale_rates: Float[Array, "n"]
 
 
+@checked
 def change_variables(base: MultistepSolver, change: ScaleTime) -> MultistepSolver:
     """Return the solver that follows ``y(r) = s_r x(t_r)`` with ``base``, in x and t.
 
@@ -98,19 +107,19 @@ class Bespoke(NamedTuple):
     scale_rates: Float[Array, "n"]
 
 
-def bespoke_identity(evaluations: int) -> Bespoke:
+@checked
+def bespoke_identity(evaluations: Count) -> Bespoke:
     """Return the parameters with which a Bespoke solver is its base solver.
 
     Raises:
         ValueError: if ``evaluations`` is less than 1.
     """
-    if evaluations < 1:
-        raise ValueError(f"`evaluations` must be at least 1; got {evaluations}")
     return Bespoke(*(jnp.zeros(evaluations) for _ in Bespoke._fields))
 
 
+@checked
 def bespoke_sampled(
-    time: TimeFunction, scale: TimeFunction, evaluations: int
+    time: TimeFunction, scale: TimeFunction, evaluations: Count
 ) -> Bespoke:
     """Return the parameters of a change ``y(r) = scale(r) x(time(r))``.
 
@@ -141,6 +150,7 @@ def bespoke_sampled(
     )
 
 
+@checked
 def scale_time(params: Bespoke) -> ScaleTime:
     """Return the change of variables that the parameters stand for."""
     scales = jnp.exp(params.log_scales)
@@ -152,6 +162,7 @@ def scale_time(params: Bespoke) -> ScaleTime:
     )
 
 
+@checked
 def bespoke_solver(params: Bespoke, *, order: Literal[1, 2] = 2) -> MultistepSolver:
     """Return the Bespoke solver over Euler (order 1) or midpoint steps (order 2).
 
@@ -171,6 +182,7 @@ def bespoke_solver(params: Bespoke, *, order: Literal[1, 2] = 2) -> MultistepSol
     return change_variables(base(uniform_grid(n // order)), scale_time(params))
 
 
+@checked
 def bespoke_loss(
     params: Bespoke,
     field: VelocityField,
@@ -178,7 +190,7 @@ def bespoke_loss(
     *,
     cond: Condition = None,
     order: Literal[1, 2] = 2,
-    lipschitz: float = 1.0,
+    lipschitz: Positive = 1.0,
 ) -> PerExample:
     """Return a bound of the error at t=1 from the errors of the single steps.
 
@@ -244,12 +256,10 @@ def _root_mean_square(
 
 def _check_bespoke(params: Bespoke, order: int) -> int:
     """Return the number of evaluations."""
-    check_order(order)
-    shapes = [jnp.shape(leaf) for leaf in params]
-    n = shapes[0][0] if shapes[0] else 0
-    if n < 1 or n % order or any(shape != (n,) for shape in shapes):
+    n = len(params.time_logits)
+    if n < 1 or n % order:
         raise ValueError(
-            f"a Bespoke solver of order {order} needs four parameters [n], n a "
-            f"positive multiple of {order}; got {', '.join(map(str, shapes))}"
+            f"`params` of a Bespoke solver of order {order} must have a positive "
+            f"multiple of {order} evaluations; got {n}"
         )
     return n

@@ -7,8 +7,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from flowjax.contracts import checked
+from flowjax.typing import Count
 
-def in_chunks(sample: Callable[[Any], Any], rows: Any, *, chunks: int) -> Any:
+
+@checked
+def in_chunks(sample: Callable[[Any], Any], rows: Any, *, chunks: Count) -> Any:
     """Return ``sample(rows)``, computed for ``len / chunks`` rows at a time.
 
     Only one chunk's activations are alive at once, inside a single `jax.jit`. Chunk j

@@ -27,10 +27,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from flowjax.contracts import checked
 from flowjax.events import expand_like, over_event
 from flowjax.fields import convert
 from flowjax.interpolants import Coefficients, Interpolant, coefficients
-from flowjax.typing import State, Time
+from flowjax.typing import AnyTime, NonNegative, PerExample, Values
 
 
 @runtime_checkable
@@ -49,7 +50,8 @@ def zero() -> Diffusion:
     return lambda t, c: jnp.zeros_like(t)
 
 
-def constant(scale: float = 1.0) -> Diffusion:
+@checked
+def constant(scale: NonNegative = 1.0) -> Diffusion:
     """Return ``g^2 = 2 scale``.
 
     ``g^2 / sigma`` has no limit where sigma is 0 (SiT's "constant").
@@ -57,31 +59,31 @@ def constant(scale: float = 1.0) -> Diffusion:
     Args:
         scale: half of ``g^2``.
     """
-    _check_scale("scale", scale)
     return lambda t, c: jnp.full_like(t, 2 * scale)
 
 
-def sigma(scale: float = 1.0) -> Diffusion:
+@checked
+def sigma(scale: NonNegative = 1.0) -> Diffusion:
     """Return ``g^2 = 2 scale sigma``, whose drift is finite everywhere (SiT).
 
     Args:
         scale: of ``g^2``; 0 is the ordinary differential equation.
     """
-    _check_scale("scale", scale)
     return lambda t, c: 2 * scale * c.sigma
 
 
-def linearly_decreasing(scale: float = 1.0) -> Diffusion:
+@checked
+def linearly_decreasing(scale: NonNegative = 1.0) -> Diffusion:
     """Return ``g^2 = 2 scale (1 - t)``: `sigma` on the linear path (SiT's "linear").
 
     Args:
         scale: of ``g^2``; 0 is the ordinary differential equation.
     """
-    _check_scale("scale", scale)
     return lambda t, c: 2 * scale * (1 - t)
 
 
-def memoryless(scale: float = 1.0) -> Diffusion:
+@checked
+def memoryless(scale: NonNegative = 1.0) -> Diffusion:
     """Return ``g^2 = 2 scale (alpha' sigma^2 / alpha - sigma sigma')``.
 
     On the linear path ``2 scale (1 - t) / t``. With scale 1 it is the reverse of the
@@ -99,7 +101,6 @@ def memoryless(scale: float = 1.0) -> Diffusion:
     References:
         Domingo-Enrich et al. 2024, Adjoint Matching, arXiv:2409.08861, Sec. 4.
     """
-    _check_scale("scale", scale)
 
     def squared(t: Float[Array, "..."], c: Coefficients) -> Float[Array, "..."]:
         return 2 * scale * (c.d_alpha * c.sigma**2 / c.alpha - c.variance_rate)
@@ -107,7 +108,8 @@ def memoryless(scale: float = 1.0) -> Diffusion:
     return squared
 
 
-def decreasing(scale: float = 1.0) -> Diffusion:
+@checked
+def decreasing(scale: NonNegative = 1.0) -> Diffusion:
     """Return ``g^2 = (scale cos(pi t) + 1)^2 / 2`` (SiT's "decreasing").
 
     Zero at t=1 for scale 1 alone; for another ``g^2 / sigma`` has no limit there.
@@ -115,22 +117,22 @@ def decreasing(scale: float = 1.0) -> Diffusion:
     Args:
         scale: how far ``g`` swings about its mean.
     """
-    _check_scale("scale", scale)
     return lambda t, c: (scale * jnp.cos(jnp.pi * t) + 1) ** 2 / 2
 
 
-def increasing_decreasing(scale: float = 1.0) -> Diffusion:
+@checked
+def increasing_decreasing(scale: NonNegative = 1.0) -> Diffusion:
     """Return ``g^2 = 2 scale sin(pi t)^2``, zero at both ends (SiT).
 
     Args:
         scale: half of the largest ``g^2``, in the middle.
     """
-    _check_scale("scale", scale)
     # Folded at the middle, because in floating point the sine of pi is not 0.
     return lambda t, c: 2 * scale * jnp.sin(jnp.pi * jnp.minimum(t, 1 - t)) ** 2
 
 
-def quartic(scale: float = 3.0) -> Diffusion:
+@checked
+def quartic(scale: NonNegative = 3.0) -> Diffusion:
     """Return ``g^2 = scale^2 (1 - t)^4``.
 
     Rollover budget forcing takes scale 3 on the `variance_preserving` path.
@@ -141,11 +143,11 @@ def quartic(scale: float = 3.0) -> Diffusion:
     References:
         Kim et al. 2025, Inference-Time Scaling for Flow Models, arXiv:2503.19385.
     """
-    _check_scale("scale", scale)
     return lambda t, c: scale**2 * (1 - t) ** 4
 
 
-def flow_grpo(level: float = 0.7) -> Diffusion:
+@checked
+def flow_grpo(level: NonNegative = 0.7) -> Diffusion:
     """Return ``g^2 = level^2 (1 - t) / t`` on the linear path.
 
     On any path it is ``level^2 / 2`` times `memoryless`, and shares its slow
@@ -157,11 +159,11 @@ def flow_grpo(level: float = 0.7) -> Diffusion:
     References:
         Liu et al. 2025, Flow-GRPO, arXiv:2505.05470, Sec. 4.2, on the clock ``1 - t``.
     """
-    _check_scale("level", level)
     return memoryless(level**2 / 2)
 
 
-def dance_grpo(level: float) -> Diffusion:
+@checked
+def dance_grpo(level: NonNegative) -> Diffusion:
     """Return ``g^2 = level^2``, a `constant`.
 
     Args:
@@ -170,7 +172,6 @@ def dance_grpo(level: float) -> Diffusion:
     References:
         Xue et al. 2025, DanceGRPO, arXiv:2505.07818.
     """
-    _check_scale("level", level)
     return constant(level**2 / 2)
 
 
@@ -181,6 +182,7 @@ class Rates(NamedTuple):
     over_sigma: Float[Array, "..."]
 
 
+@checked
 def rates(
     diffusion: Diffusion, interpolant: Interpolant, t: Float[Array, "..."]
 ) -> Rates:
@@ -199,6 +201,7 @@ def rates(
     return Rates(value, above / jnp.where(vanishing, c.d_sigma, c.sigma))
 
 
+@checked
 def rates_on(
     grid: Float[Array, "times ..."],
     diffusion: Diffusion,
@@ -231,9 +234,14 @@ def rates_on(
     return Rates(squared, over_sigma)
 
 
+@checked
 def drift(
-    velocity: State, x: State, t: Time, interpolant: Interpolant, over_sigma: Time
-) -> State:
+    velocity: Values,
+    x: Values,
+    t: AnyTime,
+    interpolant: Interpolant,
+    over_sigma: PerExample,
+) -> Values:
     """Return ``v + g^2 / 2 score``, written ``v - (g^2 / sigma) / 2 E[x0 | x]``.
 
     Args:
@@ -247,9 +255,10 @@ def drift(
     return velocity - over_event(over_sigma, x) / 2 * noise
 
 
+@checked
 def expected_noise(
-    velocity: State, x: State, t: Time, interpolant: Interpolant
-) -> State:
+    velocity: Values, x: Values, t: AnyTime, interpolant: Interpolant
+) -> Values:
     """Return ``E[x0 | x_t = x]``, at both ends too.
 
     Where alpha is 0 the state is ``sigma x0``, whatever the velocity.
@@ -263,13 +272,8 @@ def expected_noise(
     return jnp.where(expand_like(only_noise, x), at_start, noise)
 
 
+@checked
 def root(square: Float[Array, "..."]) -> Float[Array, "..."]:
     """Return the square root, with derivative 0 where it is 0."""
     positive = jnp.where(square == 0, jnp.ones_like(square), square)
     return jnp.where(square == 0, jnp.zeros_like(square), jnp.sqrt(positive))
-
-
-def _check_scale(name: str, value: float) -> None:
-    """Raise ValueError unless ``value`` is a finite number >= 0."""
-    if not 0 <= value < float("inf"):
-        raise ValueError(f"`{name}` must be a finite number >= 0; got {value}")

@@ -17,9 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from flowjax.checks import check_state, check_time
+from flowjax.contracts import checked
 from flowjax.events import event_mean, over_event
-from flowjax.sampling.inputs import check_slope, grid_in, start_state
+from flowjax.sampling.inputs import grid_in, start_state
 from flowjax.sampling.multistep import (
     MultistepSolver,
     advance,
@@ -27,7 +27,7 @@ from flowjax.sampling.multistep import (
     empty_memory,
 )
 from flowjax.sampling.solvers import pseudo_corrector
-from flowjax.typing import Condition, PerExample, State, Time, VelocityField
+from flowjax.typing import Condition, Natural, PerExample, State, Time, VelocityField
 
 
 @runtime_checkable
@@ -41,14 +41,15 @@ class Refiner(Protocol):
         ...
 
 
+@checked
 def flow_turbo(
     field: VelocityField,
     refiner: Refiner,
     x0: State,
     *,
     grid: Sequence[float] | np.ndarray | Array,
-    heun_steps: int = 1,
-    refiner_steps: int,
+    heun_steps: Natural = 1,
+    refiner_steps: Natural,
     cond: Condition = None,
 ) -> State:
     """Sample with `solvers.pseudo_corrector` first and refined steps at the end.
@@ -82,7 +83,7 @@ def flow_turbo(
         one the refiner's second call is given c but added to d0, which is not what it
         was trained for.
     """
-    x0 = start_state(x0, cond)
+    x0 = start_state(x0)
     times = grid_in(x0.dtype, grid)
     switch = len(times) - 1 - refiner_steps
     if not (refiner_steps >= 0 and switch >= heun_steps):
@@ -101,7 +102,7 @@ def flow_turbo(
     def slope(x: State, velocity: State, t: Array) -> State:
         t = jnp.broadcast_to(t, (len(x),))
         correction = refiner(x, velocity, t, cond)
-        return velocity + check_slope("refiner", correction, x)
+        return velocity + correction.astype(x.dtype)
 
     def refined(
         carry: tuple[State, State], ends: tuple[Array, Array]
@@ -117,6 +118,7 @@ def flow_turbo(
     return jax.lax.scan(refined, (x, memory[0]), (late[:-1], late[1:]))[0][0]
 
 
+@checked
 def refiner_loss(
     refiner: Refiner,
     field: VelocityField,
@@ -143,13 +145,10 @@ def refiner_loss(
     Raises:
         ValueError: if shapes do not fit.
     """
-    check_state("x", x)
-    for name, time in (("t", t), ("s", s)):
-        check_time(name, time, len(x))
-    v = check_slope("field", field(x, t, cond), x)
+    v = field(x, t, cond).astype(x.dtype)
     y = jax.lax.stop_gradient(x + over_event(s - t, x) * v)
-    target = check_slope("field", field(y, s, cond), x)
+    target = field(y, s, cond).astype(x.dtype)
     missing = jax.lax.stop_gradient(target - v)
     correction = refiner(y, jax.lax.stop_gradient(v), s, cond)
-    residual = check_slope("refiner", correction, x) - missing
+    residual = correction.astype(x.dtype) - missing
     return event_mean(jnp.square(residual))

@@ -1,4 +1,4 @@
-"""What samplers accept: states, slopes and times, checked and brought to one dtype."""
+"""What samplers accept: states and times, checked and brought to one dtype."""
 
 from collections.abc import Sequence
 
@@ -6,34 +6,14 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array
 
-from flowjax.checks import check_condition, check_grid, check_state
+from flowjax.checks import check_grid
 from flowjax.dtypes import at_least_float32
-from flowjax.typing import Condition, State
+from flowjax.typing import State
 
 
-def start_state(x0: State, cond: Condition) -> State:
-    """Return ``x0`` in at least float32.
-
-    Raises:
-        ValueError: if ``x0`` is not a floating [batch, *event] or ``cond`` does not
-            have its batch axis.
-    """
-    check_state("x0", x0)
-    check_condition(cond, len(x0))
+def start_state(x0: State) -> State:
+    """Return ``x0`` in at least float32."""
     return x0.astype(at_least_float32(x0.dtype))
-
-
-def check_slope(name: str, value: State, x: State) -> State:
-    """Return a field's ``value`` in the dtype of the state ``x``.
-
-    Raises:
-        ValueError: if its shape is not that of ``x``.
-    """
-    if value.shape != x.shape:
-        raise ValueError(
-            f"`{name}` must return the shape of its input {x.shape}; got {value.shape}"
-        )
-    return value.astype(x.dtype)
 
 
 def grid_in(

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
+from flowjax.contracts import checked
 from flowjax.events import expand_like
 from flowjax.fields import convert
 from flowjax.interpolants import Interpolant, coefficients
@@ -21,8 +22,7 @@ from flowjax.sampling.diffusions import (
     rates_on,
     root,
 )
-from flowjax.sampling.inputs import check_slope
-from flowjax.typing import Condition, PerExample, State, Time, VelocityField
+from flowjax.typing import Condition, PerExample, Share, State, Time, VelocityField
 
 
 class Transition(NamedTuple):
@@ -48,6 +48,7 @@ class Kernel(NamedTuple):
     transition: Callable[[VelocityField, State, Time, Time, Condition], Transition]
 
 
+@checked
 def euler_maruyama(interpolant: Interpolant, diffusion: Diffusion) -> Kernel:
     """Return ``x + h (v + g^2 / 2 score) + g sqrt(h) noise``, ``h = s - t``.
 
@@ -62,7 +63,7 @@ def euler_maruyama(interpolant: Interpolant, diffusion: Diffusion) -> Kernel:
         v: VelocityField, x: State, t: Time, s: Time, cond: Condition
     ) -> Transition:
         g = rates_on(jnp.stack([t, s]), diffusion, interpolant, t)
-        value = check_slope("v", v(x, t, cond), x)
+        value = v(x, t, cond).astype(x.dtype)
         slope = drift(value, x, t, interpolant, g.over_sigma)
         h = s - t
         return Transition(x + expand_like(h, x) * slope, root(g.squared * h))
@@ -70,7 +71,8 @@ def euler_maruyama(interpolant: Interpolant, diffusion: Diffusion) -> Kernel:
     return Kernel(interpolant, transition)
 
 
-def ddim(interpolant: Interpolant, eta: float = 1.0) -> Kernel:
+@checked
+def ddim(interpolant: Interpolant, eta: Share = 1.0) -> Kernel:
     """Return ``alpha_s E[x1 | x] + sqrt(sigma_s^2 - q^2) E[x0 | x] + q noise``.
 
     ``q = eta sigma_s sqrt(1 - r^2)`` with ``r = alpha_t sigma_s / (alpha_s sigma_t)``:
@@ -85,7 +87,6 @@ def ddim(interpolant: Interpolant, eta: float = 1.0) -> Kernel:
     References:
         Song et al. 2020, DDIM, arXiv:2010.02502, Eq. 12 and 16.
     """
-    _check_share(eta)
 
     def shares(past: Time) -> tuple[Time, Time]:
         fresh = eta**2 * (1 - past**2)
@@ -94,7 +95,8 @@ def ddim(interpolant: Interpolant, eta: float = 1.0) -> Kernel:
     return _renoising(interpolant, shares)
 
 
-def coefficient_preserving(interpolant: Interpolant, eta: float = 0.5) -> Kernel:
+@checked
+def coefficient_preserving(interpolant: Interpolant, eta: Share = 0.5) -> Kernel:
     """Return ``alpha_s E[x1|x] + sigma_s (cos(a) E[x0|x] + sin(a) noise)``.
 
     With ``a = pi eta / 2``. The noise of a step does not shrink with the step: the
@@ -107,7 +109,6 @@ def coefficient_preserving(interpolant: Interpolant, eta: float = 0.5) -> Kernel
     References:
         Wang and Yu 2025, Coefficients-Preserving Sampling, arXiv:2509.05952.
     """
-    _check_share(eta)
     angle = math.pi / 2 * eta
 
     def shares(past: Time) -> tuple[Time, Time]:
@@ -129,7 +130,7 @@ def _renoising(
     def transition(
         v: VelocityField, x: State, t: Time, s: Time, cond: Condition
     ) -> Transition:
-        value = check_slope("v", v(x, t, cond), x)
+        value = v(x, t, cond).astype(x.dtype)
         x1 = convert(value, x, t, interpolant, source="velocity", target="x1")
         x0 = expected_noise(value, x, t, interpolant)
         start, end = coefficients(interpolant, t), coefficients(interpolant, s)
@@ -138,9 +139,3 @@ def _renoising(
         return Transition(alpha * x1 + old * x0, new * end.sigma)
 
     return Kernel(interpolant, transition)
-
-
-def _check_share(eta: float) -> None:
-    """Raise ValueError unless ``eta`` lies in [0, 1]."""
-    if not 0 <= eta <= 1:
-        raise ValueError(f"`eta` must lie in [0, 1]; got {eta}")

@@ -18,7 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from flowjax.sampling.inputs import check_slope, start_state
+from flowjax.contracts import checked
+from flowjax.sampling.inputs import start_state
 from flowjax.typing import Condition, State, VelocityField
 
 
@@ -52,6 +53,7 @@ class MultistepSolver(NamedTuple):
     weights: Float[Array | np.ndarray, "n w"]
 
 
+@checked
 def multistep(
     field: VelocityField,
     x0: State,
@@ -77,10 +79,11 @@ def multistep(
         ValueError: if ``x0``, ``cond``, the shapes in ``solver`` or of the field's
             result do not fit.
     """
-    x0 = start_state(x0, cond)
+    x0 = start_state(x0)
     return _points(field, x0, solver, cond, every=False)[0]
 
 
+@checked
 def multistep_path(
     field: VelocityField,
     x0: State,
@@ -99,7 +102,7 @@ def multistep_path(
     Raises:
         ValueError: as `multistep`.
     """
-    x0 = start_state(x0, cond)
+    x0 = start_state(x0)
     points = _points(field, x0, solver, cond, every=True)[1]
     return jnp.concatenate([x0[None], points])
 
@@ -147,7 +150,7 @@ def advance(
         return jnp.reshape(a, a.shape + (1,) * (z.ndim - 1) * a.ndim)
 
     t = jnp.broadcast_to(row.times, (len(z),))
-    v = check_slope("field", field(z, t, cond), z)
+    v = field(z, t, cond).astype(z.dtype)
     kept = column(row.state) * z + column(row.slope) * v
     memory = jnp.concatenate([kept[None], memory[:-1]])
     weights = jnp.expand_dims(row.weights, tuple(range(row.weights.ndim, memory.ndim)))
@@ -163,18 +166,12 @@ def check_solver(solver: MultistepSolver, x0: State) -> MultistepSolver:
     """Return ``solver`` as arrays in the dtype of ``x0``.
 
     Raises:
-        ValueError: if its leaves are not [n], [n], [n], [n] and [n, w], n and w >= 1.
+        ValueError: if it has no evaluation or no memory.
     """
     cast = jax.tree.map(lambda a: jnp.asarray(a, x0.dtype), solver)
-    shapes = [leaf.shape for leaf in cast]
-    n = shapes[0][:1]
-    if not (
-        0 not in shapes[-1]
-        and all(shape == n and shape for shape in shapes[:-1])
-        and shapes[-1][:-1] == n
-    ):
+    if 0 in cast.weights.shape:
         raise ValueError(
-            "a solver needs times, state, slope and scale [n] and weights [n, w]; got "
-            f"{', '.join(map(str, shapes))}"
+            "`solver` must have weights [n, w] of an evaluation and a memory or more; "
+            f"got {cast.weights.shape}"
         )
     return cast

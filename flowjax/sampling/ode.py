@@ -22,12 +22,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from flowjax.sampling.inputs import check_slope, start_state, times_within
+from flowjax.contracts import checked
+from flowjax.events import expand_like
+from flowjax.sampling.inputs import start_state, times_within
 from flowjax.sampling.steps import (
     Adaptive,
     AdaptiveOrGrid,
     Cost,
     cold_starts,
+    lost_rows,
     plan_steps,
     solver_cost,
 )
@@ -46,8 +49,8 @@ class OdeStats(NamedTuple):
             it is False the rows concerned are NaN: all of them if the end was not
             reached.
         result: the reason, a `diffrax.RESULTS` (``successful``, ``max_steps_reached``,
-            ``dt_min_reached`` where adaptive steps meet a field or solution that is not
-            finite, or ``nonfinite``).
+            ``dt_min_reached`` where the shortest adaptive step is too long for the
+            error norm, or ``nonfinite`` where a field or a solution is not finite).
     """
 
     nfe: Int[Array, ""]
@@ -57,6 +60,7 @@ class OdeStats(NamedTuple):
     result: diffrax.RESULTS
 
 
+@checked
 def ode(
     field: VelocityField,
     x0: State,
@@ -90,9 +94,10 @@ def ode(
             LeapfrogMidpoint) without a grid.
     """
     solution, finite, stats = _solve(field, x0, cond, steps, solver, adjoint)
-    return _nan_unless(finite, _saved(solution)[-1]), stats
+    return nan_unless(finite, _saved(solution)[-1]), stats
 
 
+@checked
 def ode_at(
     field: VelocityField,
     x0: State,
@@ -128,10 +133,11 @@ def ode_at(
     solution, finite, stats = _solve(
         field, x0, cond, steps, solver, adjoint, times=times
     )
-    blank = jax.vmap(_nan_unless, in_axes=(None, 0))
+    blank = jax.vmap(nan_unless, in_axes=(None, 0))
     return blank(finite, _saved(solution)[:-1]), stats
 
 
+@checked
 def ode_dense(
     field: VelocityField,
     x0: State,
@@ -180,7 +186,7 @@ def _solve(
     dense: bool = False,
 ) -> tuple[diffrax.Solution, Bool[Array, "batch"], OdeStats]:
     """Return diffrax's solution, which rows of it are valid, and the statistics."""
-    x0 = start_state(x0, cond)
+    x0 = start_state(x0)
     solver = diffrax.Tsit5() if solver is None else solver
     adjoint = diffrax.RecursiveCheckpointAdjoint() if adjoint is None else adjoint
     if isinstance(adjoint, diffrax.BacksolveAdjoint | diffrax.ImplicitAdjoint):
@@ -207,29 +213,44 @@ def _solve(
 
 def _slope(field: VelocityField, t: Any, x: State, cond: Condition) -> State:
     """Evaluate ``field`` in diffrax's order of arguments, at one time for all rows."""
-    return check_slope("field", field(x, jnp.broadcast_to(t, (len(x),)), cond), x)
+    return field(x, jnp.broadcast_to(t, (len(x),)), cond).astype(x.dtype)
 
 
 def _judge(
     solution: diffrax.Solution, cost: Cost
 ) -> tuple[Bool[Array, "batch"], OdeStats]:
     """Say which rows of a solution are valid, what it cost and how it ended."""
-    arrived = diffrax.is_successful(solution.result)
-    final = _saved(solution)[-1]
-    finite = jnp.isfinite(final).all(axis=tuple(range(1, final.ndim))) & arrived
-    success = finite.all()
-    # A fixed grid marches on through NaN and calls that successful.
-    nonfinite = diffrax.RESULTS.nonfinite
-    result = diffrax.RESULTS.where(
-        arrived & ~success,
-        nonfinite,  # pyright: ignore[reportArgumentType]  # inherited
-        solution.result,
-    )
+    finite = finite_rows(_saved(solution)[-1])
+    finite &= diffrax.is_successful(solution.result)
+    finite &= ~jnp.asarray(lost_rows(solution.controller_state))
     num_steps = solution.stats["num_steps"]
     rejected = solution.stats["num_rejected_steps"]
     nfe = cost.once + cost.per_step * num_steps
     nfe = nfe + cost.per_cold_start * cold_starts(solution.controller_state)
-    return finite, OdeStats(nfe, num_steps, rejected, success, result)
+    return finite, how_it_ended(finite, solution.result, nfe, num_steps, rejected)
+
+
+def how_it_ended(
+    finite: Bool[Array, "batch"],
+    result: diffrax.RESULTS,
+    nfe: Int[Array, ""],
+    num_steps: Int[Array, ""],
+    num_rejected: Int[Array, ""],
+) -> OdeStats:
+    """Return the statistics of a solve whose ``finite`` rows are valid."""
+    success = finite.all()
+    # A fixed grid marches on through NaN and calls that successful.
+    result = diffrax.RESULTS.where(
+        diffrax.is_successful(result) & ~success,
+        diffrax.RESULTS.nonfinite,  # pyright: ignore[reportArgumentType]  # inherited
+        result,
+    )
+    return OdeStats(nfe, num_steps, num_rejected, success, result)
+
+
+def finite_rows(x: State) -> Bool[Array, "batch"]:
+    """Say which rows are finite in every entry."""
+    return jnp.isfinite(x).all(axis=tuple(range(1, x.ndim)))
 
 
 def _saved(solution: diffrax.Solution) -> Float[Array, "time batch *event"]:
@@ -238,9 +259,9 @@ def _saved(solution: diffrax.Solution) -> Float[Array, "time batch *event"]:
     return solution.ys
 
 
-def _nan_unless(finite: Bool[Array, "batch"], x: State) -> State:
+def nan_unless(finite: Bool[Array, "batch"], x: State) -> State:
     """Return ``x`` with the rows that are not ``finite`` replaced by NaN."""
-    return jnp.where(finite.reshape((-1,) + (1,) * (x.ndim - 1)), x, jnp.nan)
+    return jnp.where(expand_like(finite, x), x, jnp.nan)
 
 
 def _evaluate(
@@ -250,4 +271,4 @@ def _evaluate(
 ) -> State:
     """Return the state at ``time`` on a solved path."""
     x = interpolation.evaluate(jnp.asarray(time, interpolation.ts.dtype))
-    return _nan_unless(finite, x)
+    return nan_unless(finite, x)

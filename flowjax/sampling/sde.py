@@ -22,12 +22,12 @@ import lineax
 import numpy as np
 from jaxtyping import Array
 
-from flowjax.events import expand_like
+from flowjax.contracts import checked
 from flowjax.interpolants import Interpolant
 from flowjax.sampling.diffusions import Diffusion, Rates, drift, rates_on, root
-from flowjax.sampling.inputs import check_slope, start_state
+from flowjax.sampling.inputs import start_state
 from flowjax.sampling.kernels import euler_maruyama
-from flowjax.sampling.ode import OdeStats
+from flowjax.sampling.ode import OdeStats, finite_rows, how_it_ended, nan_unless
 from flowjax.sampling.steps import plan_steps
 from flowjax.sampling.transitions import GridOrSteps, LastStep, finish, forward_times
 from flowjax.typing import Condition, PRNGKey, State, VelocityField
@@ -38,6 +38,7 @@ from flowjax.typing import Condition, PRNGKey, State, VelocityField
 _EVALUATIONS: dict[type, int] = {diffrax.Euler: 1, diffrax.Heun: 2, diffrax.ShARK: 2}
 
 
+@checked
 def sde(
     key: PRNGKey,
     v: VelocityField,
@@ -83,7 +84,7 @@ def sde(
         Foster et al. 2023, arXiv:2210.17543, Eq. 6.1 (ShARK). Ma et al. 2024, SiT,
         arXiv:2401.08740 (the step to the mean at the end).
     """
-    x = start_state(x0, cond)
+    x = start_state(x0)
     times = forward_times(x.dtype, grid, last_step)
     solver = diffrax.ShARK() if solver is None else solver
     # diffrax's wrappers answer `isinstance` for what they wrap; their type does not.
@@ -93,12 +94,15 @@ def sde(
         raise ValueError(f"`solver` must be one of diffrax's {names}; got {solver}")
     noisy = times if last_step == "noisy" else times[:-1]
     if len(noisy) > 1:
-        x = _solve(key, v, x, noisy, interpolant, diffusion, cond, solver)
+        x = _march(key, v, x, noisy, interpolant, diffusion, cond, solver)
     nfe = cost * (len(noisy) - 1)
     if last_step != "noisy":
         kernel = euler_maruyama(interpolant, diffusion)
         x, nfe = finish(v, x, times[-2:], cond, kernel, last_step), nfe + 1
-    return _judge(x, nfe, len(times) - 1)
+    finite = finite_rows(x)
+    counts = (jnp.asarray(n, jnp.int32) for n in (nfe, len(times) - 1, 0))
+    stats = how_it_ended(finite, diffrax.RESULTS.successful, *counts)
+    return nan_unless(finite, x), stats
 
 
 class GridNoise(diffrax.AbstractBrownianPath):
@@ -144,7 +148,7 @@ class GridNoise(diffrax.AbstractBrownianPath):
         return diffrax.SpaceTimeLevyArea(dt=h, W=increment, H=area)
 
 
-def _solve(
+def _march(
     key: PRNGKey,
     v: VelocityField,
     x: State,
@@ -191,7 +195,7 @@ def _drift(
 ) -> State:
     """Evaluate the drift in diffrax's order of arguments."""
     time = jnp.broadcast_to(t, (len(x),))
-    value = check_slope("v", v(x, time, cond), x)
+    value = v(x, time, cond).astype(x.dtype)
     return drift(value, x, time, interpolant, rates_at(time).over_sigma)
 
 
@@ -201,17 +205,3 @@ def _noise_level(
     """Return ``g(t)`` times the identity, as diffrax wants it."""
     g = root(rates_at(jnp.asarray(t, x.dtype)).squared)
     return lineax.DiagonalLinearOperator(jnp.full_like(x, g))
-
-
-def _judge(x: State, nfe: int, num_steps: int) -> tuple[State, OdeStats]:
-    """Replace the rows that are not finite by NaN and say how the solve ended."""
-    finite = jnp.isfinite(x).all(axis=tuple(range(1, x.ndim)))
-    success = finite.all()
-    result = diffrax.RESULTS.where(
-        success,
-        diffrax.RESULTS.successful,
-        diffrax.RESULTS.nonfinite,  # pyright: ignore[reportArgumentType]  # inherited
-    )
-    cost, steps, rejected = (jnp.asarray(n, jnp.int32) for n in (nfe, num_steps, 0))
-    x = jnp.where(expand_like(finite, x), x, jnp.nan)
-    return x, OdeStats(cost, steps, rejected, success, result)

@@ -20,8 +20,16 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from flowjax.checks import check_grid
+from flowjax.contracts import checked
 from flowjax.sampling.multistep import MultistepSolver, multistep_path
-from flowjax.typing import Condition, PerExample, State, VelocityField
+from flowjax.typing import (
+    Condition,
+    Natural,
+    PerExample,
+    Positive,
+    State,
+    VelocityField,
+)
 
 Reference: TypeAlias = Callable[[Float[Array, ""]], State]
 """A fine solution: from a time in [0, 1] to the states [batch, *event]."""
@@ -41,10 +49,11 @@ class Search(NamedTuple):
     coefficients: Float[Array, "n w"]
 
 
+@checked
 def search_start(
     grid: Sequence[float] | np.ndarray | Array,
     *,
-    memory: int | None = None,
+    memory: Natural | None = None,
     order: Literal[1, 2] = 1,
 ) -> Search:
     """Return the parameters of Euler (order 1) or Adams-Bashforth steps (order 2).
@@ -61,7 +70,6 @@ def search_start(
     times = check_grid(grid)
     if (times[0], times[-1]) != (0, 1):
         raise ValueError(f"`grid` must run from 0 to 1; got {times.tolist()}")
-    check_order(order)
     h = np.diff(times)
     width = len(h) - 1 if memory is None else memory
     if width < order - 1:
@@ -72,6 +80,7 @@ def search_start(
     return Search(jnp.asarray(np.log(h), float), jnp.asarray(coefficients, float))
 
 
+@checked
 def searched_solver(params: Search) -> MultistepSolver:
     """Return ``x_{i+1} = x_i + h_i [(1 - sum_j c_ij) v_i + sum_{j < i} c_ij v_j]``.
 
@@ -99,6 +108,7 @@ def searched_solver(params: Search) -> MultistepSolver:
     )
 
 
+@checked
 def search_loss(
     params: Search,
     field: VelocityField,
@@ -106,7 +116,7 @@ def search_loss(
     *,
     cond: Condition = None,
     end_weight: float = 1000.0,
-    end_scale: float = 1e-3,
+    end_scale: Positive = 1e-3,
 ) -> PerExample:
     """Return the distance of the whole solution to the reference at its own times.
 
@@ -142,6 +152,7 @@ def search_loss(
     return (error[1:-1] ** 2).mean(-1).sum(0) + end_weight * huber
 
 
+@checked
 def reference_points(
     field: VelocityField,
     reference: Reference,
@@ -167,14 +178,9 @@ def reference_points(
     return x.at[inner].add(ahead.astype(x.dtype) * v.astype(x.dtype))
 
 
+@checked
 def softmax_times(logits: Float[Array, "n"]) -> Float[Array, "n+1"]:
     """Return the increasing times from exactly 0 to exactly 1."""
     inner = jnp.minimum(jnp.cumsum(jax.nn.softmax(logits))[:-1], 1)
     end = jnp.ones_like(logits[:1])
     return jnp.concatenate([0 * end, inner, end])
-
-
-def check_order(order: int) -> None:
-    """Raise ValueError unless ``order`` is 1 or 2."""
-    if order not in (1, 2):
-        raise ValueError(f"`order` must be 1 or 2; got {order}")

@@ -19,13 +19,15 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 from numpy.typing import ArrayLike
 
-from flowjax.checks import check_condition, check_grid, check_state
+from flowjax.checks import check_grid
+from flowjax.contracts import checked
 from flowjax.events import expand_like
 from flowjax.interpolants import Interpolant, Path, sample_path
-from flowjax.sampling.inputs import check_slope, grid_in, start_state
-from flowjax.typing import Condition, State, VelocityField
+from flowjax.sampling.inputs import grid_in, start_state
+from flowjax.typing import Condition, Count, State, VelocityField
 
 
+@checked
 def boss_costs(
     field: VelocityField,
     x0: State,
@@ -61,13 +63,13 @@ def boss_costs(
             not fit.
 
     """
-    x0 = start_state(x0, cond)
+    x0 = start_state(x0)
     times = jnp.asarray(grid_in(x0.dtype, check_grid(grid)))
     size = len(times) - 1
 
     def step(x: State, ends: tuple[Array, Array]) -> tuple[State, State]:
         t, s = ends
-        v = check_slope("field", field(x, jnp.broadcast_to(t, (len(x),)), cond), x)
+        v = field(x, jnp.broadcast_to(t, (len(x),)), cond).astype(x.dtype)
         return x + (s - t) * v, v
 
     _, slopes = jax.lax.scan(step, x0, (times[:-1], times[1:]))
@@ -85,7 +87,8 @@ def boss_costs(
     return jax.lax.map(column, starts).T / len(x0)
 
 
-def boss_grid(times: ArrayLike, costs: ArrayLike, steps: int) -> np.ndarray:
+@checked
+def boss_grid(times: ArrayLike, costs: ArrayLike, steps: Count) -> np.ndarray:
     """Return the ``steps`` jumps along ``times`` with the least sum of costs.
 
     By dynamic programming over ``V_n(j) = min_{i < j} V_{n-1}(i) + c[i, j]``, exactly.
@@ -126,6 +129,7 @@ def boss_grid(times: ArrayLike, costs: ArrayLike, steps: int) -> np.ndarray:
     return grid[chosen[::-1]]
 
 
+@checked
 def jump_path(
     points: Float[Array, "points batch *event"],
     grid: Sequence[float] | np.ndarray | Array,
@@ -150,16 +154,12 @@ def jump_path(
 
     """
     times = check_grid(grid)
-    if points.ndim < 3 or len(points) != len(times):
+    if len(points) != len(times):
         raise ValueError(
             f"`points` must have shape [{len(times)}, batch, *event]; got "
             f"{points.shape}"
         )
     batch = points.shape[1]
-    check_state("points", points[0])
-    check_condition(cond, batch)
-    if jump.shape != (batch,):
-        raise ValueError(f"`jump` must have shape [batch]=({batch},); got {jump.shape}")
     rows, clock = jnp.arange(batch), jnp.asarray(times, points.dtype)
     start, end = points[jump, rows], points[jump + 1, rows]
     t, s = clock[jump], clock[jump + 1]
@@ -167,6 +167,7 @@ def jump_path(
     return Path(start, t, v, points[0], points[-1], cond)
 
 
+@checked
 def loss_profile(
     field: VelocityField,
     interpolant: Interpolant,
@@ -202,13 +203,14 @@ def loss_profile(
         path = sample_path(
             interpolant, x0, x1, jnp.broadcast_to(t, (len(x1),)), cond, z=z
         )
-        v = check_slope("field", field(path.x, path.t, cond), path.x)
+        v = field(path.x, path.t, cond).astype(path.x.dtype)
         return jnp.square(v - path.v).mean()
 
     return jax.lax.map(at, times)
 
 
-def loss_cdf_grid(times: ArrayLike, losses: ArrayLike, steps: int) -> np.ndarray:
+@checked
+def loss_cdf_grid(times: ArrayLike, losses: ArrayLike, steps: Count) -> np.ndarray:
     """Return the grid on which every step holds the same share of the loss.
 
     ``t_k = F^-1(k / n)``, F the normalised integral of the loss, which is taken to be

@@ -10,13 +10,15 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import diffrax
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
+from flowjax.events import expand_like
 from flowjax.sampling.inputs import grid_in, interval_in
-from flowjax.typing import State
+from flowjax.typing import PerExample, State
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,17 +100,48 @@ def solver_cost(solver: diffrax.AbstractSolver) -> Cost:
     )
 
 
-class StepController(diffrax.PIDController):
-    """PID control that counts cold starts and gives up when the step vanishes.
+class Control(NamedTuple):
+    """The state of `StepController`.
 
-    Times lie in [0, 1]. A step that is rejected until its length is a rounding error of
-    the time would be rejected for ever: the solution is not finite there.
+    Attributes:
+        pid: diffrax's state.
+        started: whether a step has been accepted.
+        cold: attempted steps up to the first accepted one.
+        lost: rows that are given up [batch].
     """
 
-    def init(self, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
-        """Return the end of the first step and (PID's state, started, cold starts)."""
-        end, state = super().init(*args, **kwargs)
-        return end, (state, jnp.asarray(False), jnp.zeros((), jnp.int32))
+    pid: Any
+    started: Bool[Array, ""]
+    cold: Int[Array, ""]
+    lost: Bool[Array, "batch"]
+
+
+class StepController(diffrax.PIDController):
+    """PID control that counts cold starts and gives up the rows that cannot go on.
+
+    Times lie in [0, 1]. A row that even a step of a rounding error's length does not
+    bring within the tolerance is not finite there, or has no solution; so is one that
+    is not finite at the start of a step. Such a row no longer has a say in the error,
+    and the others go on without it.
+    """
+
+    def init(
+        self,
+        terms: Any,
+        t0: Any,
+        t1: Any,
+        y0: State,
+        dt0: Any,
+        args: Any,
+        func: Any,
+        error_order: Any,
+    ) -> tuple[Any, Control]:
+        """Return the end of the first step and the first state."""
+        end, state = super().init(terms, t0, t1, y0, dt0, args, func, error_order)
+        none_lost = jnp.zeros(len(y0), bool)
+        return end, Control(
+            state, jnp.asarray(False), jnp.zeros((), jnp.int32), none_lost
+        )
 
     def adapt_step_size(
         self,
@@ -119,20 +152,38 @@ class StepController(diffrax.PIDController):
         args: Any,
         y_error: State | None,
         error_order: Any,
-        controller_state: Any,
+        controller_state: Control,
     ) -> tuple[Any, ...]:
         """Accept or reject a step as PID control does, and keep count."""
-        state, started, cold = controller_state
-        keep, start, end, jump, state, result = super().adapt_step_size(
-            t0, t1, y0, y1_candidate, args, y_error, error_order, state
-        )
-        cold = cold + jnp.where(started, 0, 1).astype(cold.dtype)
+        assert y_error is not None
+        pid, started, cold, lost = controller_state
         # Shrinking four units in the last place by 0.9 rounds back to four.
-        resolution = 4 * jnp.finfo(jnp.result_type(start)).eps
-        vanished = ~keep & (end - start <= resolution)
+        shortest = 4 * jnp.finfo(jnp.result_type(t0)).eps
+        last_resort = t1 - t0 < 1.5 * shortest  # but for rounding
+        y0, y1_candidate, y_error = jax.lax.stop_gradient((y0, y1_candidate, y_error))
+        size = self.atol + self.rtol * jnp.maximum(jnp.abs(y0), jnp.abs(y1_candidate))
+        solved = row_errors(y_error / size) < 1  # NaN is not
+        begun = jnp.isfinite(y0).all(axis=tuple(range(1, y0.ndim)))
+        lost = lost | ~begun | (last_resort & ~solved)
+
+        def of_the_others(x: State) -> State:
+            return jnp.where(expand_like(lost, x), 0, x)
+
+        keep, start, end, jump, pid, result = super().adapt_step_size(
+            t0,
+            t1,
+            of_the_others(y0),
+            of_the_others(y1_candidate),
+            args,
+            of_the_others(y_error),
+            error_order,
+            pid,
+        )
         failure = diffrax.RESULTS.dt_min_reached
-        result = diffrax.RESULTS.where(vanished, failure, result)
-        return keep, start, end, jump, (state, started | keep, cold), result
+        result = diffrax.RESULTS.where(~keep & last_resort, failure, result)
+        end = jnp.where(keep, end, jnp.maximum(end, start + shortest))
+        cold = cold + jnp.where(started, 0, 1).astype(cold.dtype)
+        return keep, start, end, jump, Control(pid, started | keep, cold, lost), result
 
 
 class GridController(diffrax.StepTo):
@@ -154,7 +205,12 @@ class GridController(diffrax.StepTo):
 def cold_starts(controller_state: Any) -> int | Int[Array, ""]:
     """Return how often a step was attempted up to the first accepted one."""
     # The state of a grid is an index; its first step is always accepted.
-    return controller_state[-1] if isinstance(controller_state, tuple) else 1
+    return controller_state.cold if isinstance(controller_state, Control) else 1
+
+
+def lost_rows(controller_state: Any) -> bool | Bool[Array, "batch"]:
+    """Say which rows were given up; none on a grid."""
+    return controller_state.lost if isinstance(controller_state, Control) else False
 
 
 class Steps(NamedTuple):
@@ -245,4 +301,9 @@ def worst_row(error: State) -> Float[Array, ""]:
     With one norm over the whole batch a single hard row among many easy ones would be
     solved badly.
     """
-    return jnp.sqrt(jnp.mean(error**2, axis=tuple(range(1, error.ndim)))).max()
+    return row_errors(error).max()
+
+
+def row_errors(error: State) -> PerExample:
+    """Return the root mean square of every row."""
+    return jnp.sqrt(jnp.mean(error**2, axis=tuple(range(1, error.ndim))))

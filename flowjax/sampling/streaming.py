@@ -15,12 +15,13 @@ References:
     Interactive Generation, arXiv:2312.12491, Sec. 3.1 (stream batch).
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from flowjax.contracts import checked
 from flowjax.sampling.inputs import start_state
 from flowjax.sampling.multistep import (
     MultistepSolver,
@@ -45,10 +46,11 @@ class Stream(NamedTuple):
     solver: MultistepSolver
     z: Float[Array, "slots batch *event"]
     memory: Float[Array, "w slots batch *event"]
-    cond: Condition
+    cond: Any  # with the axes of z, slots first
     waiting: Int[Array, ""]
 
 
+@checked
 def stream_start(
     solver: MultistepSolver, x0: State, *, cond: Condition = None
 ) -> Stream:
@@ -64,7 +66,7 @@ def stream_start(
     Raises:
         ValueError: if ``x0``, ``cond`` or the shapes in ``solver`` do not fit.
     """
-    x0 = start_state(x0, cond)
+    x0 = start_state(x0)
     solver = check_solver(solver, x0)
     slots = len(solver.times) - 1
 
@@ -77,6 +79,7 @@ def stream_start(
     return Stream(solver, repeat(x0), memory, filling, jnp.asarray(slots, jnp.int32))
 
 
+@checked
 def stream_step(
     field: VelocityField, stream: Stream, x0: State, cond: Condition = None
 ) -> tuple[Stream, State, Condition]:
@@ -97,7 +100,7 @@ def stream_step(
         ValueError: if ``x0`` or ``cond`` differs in shape from those of `stream_start`,
             or the field's result from its input.
     """
-    x0 = start_state(x0, cond)
+    x0 = start_state(x0)
     _check_frame(stream, x0, cond)
     batch = len(x0)
 

@@ -22,18 +22,20 @@ from jax.core import Tracer
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from flowjax.checks import check_state, check_time
+from flowjax.contracts import checked
 from flowjax.events import expand_like, flatten_event
 from flowjax.fields import convert
-from flowjax.sampling.inputs import check_slope, grid_in, start_state
+from flowjax.sampling.inputs import grid_in, start_state
 from flowjax.sampling.kernels import Kernel, Transition
 from flowjax.times import uniform_grid
 from flowjax.typing import (
     Condition,
+    Count,
     PerExample,
     PRNGKey,
     State,
     Time,
+    Values,
     VelocityField,
 )
 
@@ -47,7 +49,7 @@ LastStep: TypeAlias = Literal["mean", "euler", "denoise", "noisy"]
 - ``"noisy"``: a step like the others.
 """
 
-GridOrSteps: TypeAlias = int | Sequence[float] | np.ndarray | Array
+GridOrSteps: TypeAlias = Count | Sequence[float] | np.ndarray | Array
 """Increasing times in [0, 1], or the number of equal steps from 0 to 1."""
 
 
@@ -66,6 +68,7 @@ class Chain(NamedTuple):
     log_densities: Float[Array, "step batch"]
 
 
+@checked
 def sample_chain(
     key: PRNGKey,
     v: VelocityField,
@@ -98,7 +101,7 @@ def sample_chain(
     Raises:
         ValueError: if shapes, times or options do not fit.
     """
-    x0 = start_state(x0, cond)
+    x0 = start_state(x0)
     times = forward_times(x0.dtype, grid, last_step)
     noisy = jnp.asarray(times if last_step == "noisy" else times[:-1])
 
@@ -119,6 +122,7 @@ def sample_chain(
     return Chain(jnp.asarray(times), jnp.concatenate(parts), log_densities)
 
 
+@checked
 def sample_transition(
     key: PRNGKey,
     v: VelocityField,
@@ -146,10 +150,11 @@ def sample_transition(
     Raises:
         ValueError: if shapes do not fit or, where times are known, unless ``t < s``.
     """
-    x, t, s = _check_step(x, t, s, cond)
+    x, t, s = _check_step(x, t, s)
     return _draw_from(key, kernel.transition(v, x, t, s, cond))
 
 
+@checked
 def transition_log_density(
     v: VelocityField,
     x: State,
@@ -182,14 +187,14 @@ def transition_log_density(
     Raises:
         ValueError: if shapes do not fit or, where times are known, unless ``t < s``.
     """
-    x, t, s = _check_step(x, t, s, cond)
-    check_state("y", y, like=x)
+    x, t, s = _check_step(x, t, s)
     return _log_density(y.astype(x.dtype), kernel.transition(v, x, t, s, cond))
 
 
+@checked
 def finish(
     v: VelocityField,
-    x: State,
+    x: Values,
     interval: np.ndarray,
     cond: Condition,
     kernel: Kernel,
@@ -199,12 +204,13 @@ def finish(
     t, s = (jnp.broadcast_to(jnp.asarray(time), (len(x),)) for time in interval)
     if last_step == "mean":
         return kernel.transition(v, x, t, s, cond).mean
-    value = check_slope("v", v(x, t, cond), x)
+    value = v(x, t, cond).astype(x.dtype)
     if last_step == "euler":
         return x + expand_like(s - t, x) * value
     return convert(value, x, t, kernel.interpolant, source="velocity", target="x1")
 
 
+@checked
 def forward_times(
     dtype: DTypeLike, grid: GridOrSteps, last_step: LastStep
 ) -> np.ndarray:
@@ -229,18 +235,13 @@ def forward_times(
     return times
 
 
-def _check_step(
-    x: State, t: Time, s: Time, cond: Condition
-) -> tuple[State, Time, Time]:
+def _check_step(x: State, t: Time, s: Time) -> tuple[State, Time, Time]:
     """Return the arguments of one step in the state's dtype.
 
     Raises:
         ValueError: if they do not fit or, where times are known, unless ``t < s``.
     """
-    check_state("x", x)
-    x = start_state(x, cond)
-    check_time("t", t, len(x))
-    check_time("s", s, len(x))
+    x = start_state(x)
     known = not (isinstance(t, Tracer) or isinstance(s, Tracer))
     if known and not (np.asarray(t) < np.asarray(s)).all():
         raise ValueError(f"`s` must be later than `t`; got t={t} and s={s}")

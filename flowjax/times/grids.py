@@ -6,10 +6,13 @@ import numpy as np
 from jaxtyping import Array
 
 from flowjax.checks import check_grid
+from flowjax.contracts import checked
 from flowjax.interpolants import Interpolant, linear, time_of_ratio
+from flowjax.typing import Count, Positive
 
 
-def uniform_grid(steps: int) -> np.ndarray:
+@checked
+def uniform_grid(steps: Count) -> np.ndarray:
     """Return ``t_k = k / steps`` for k = 0..steps.
 
     Args:
@@ -18,7 +21,8 @@ def uniform_grid(steps: int) -> np.ndarray:
     return _fractions(steps)
 
 
-def shifted_grid(steps: int, *, shift: float) -> np.ndarray:
+@checked
+def shifted_grid(steps: Count, *, shift: Positive) -> np.ndarray:
     """Return ``t_k = q / (shift - (shift - 1) q)``, ``q = k / steps``.
 
     A shift above 1 spends more steps near the noise. Stable Diffusion 3 uses 3 at
@@ -34,13 +38,12 @@ def shifted_grid(steps: int, *, shift: float) -> np.ndarray:
     References:
         Esser et al. 2024, arXiv:2403.03206, Eq. 23, on the clock ``1 - t``.
     """
-    if not shift > 0:
-        raise ValueError(f"`shift` must be positive; got {shift}")
     q = _fractions(steps)
     return q / (shift - (shift - 1) * q)
 
 
-def power_grid(steps: int, *, power: float = 2.0) -> np.ndarray:
+@checked
+def power_grid(steps: Count, *, power: Positive = 2.0) -> np.ndarray:
     """Return ``t_k = (k / steps)^power``.
 
     A power above 1 is dense near the noise, one below 1 near the data.
@@ -52,13 +55,16 @@ def power_grid(steps: int, *, power: float = 2.0) -> np.ndarray:
     Raises:
         ValueError: unless ``power > 0`` and ``steps >= 1``.
     """
-    if not power > 0:
-        raise ValueError(f"`power` must be positive; got {power}")
     return _fractions(steps) ** power
 
 
+@checked
 def edm_grid(
-    steps: int, *, rho: float = 7.0, sigma_min: float = 0.002, sigma_max: float = 80.0
+    steps: Count,
+    *,
+    rho: Positive = 7.0,
+    sigma_min: Positive = 0.002,
+    sigma_max: Positive = 80.0,
 ) -> np.ndarray:
     """Return EDM's noise levels as times of the linear path, ``t = 1 / (1 + sigma)``.
 
@@ -88,7 +94,8 @@ def edm_grid(
     return grid
 
 
-def circular_grid(steps: int) -> np.ndarray:
+@checked
+def circular_grid(steps: Count) -> np.ndarray:
     """Return ``t_k = 1 - sqrt(1 - (k / steps)^2)``, dense near the noise.
 
     Args:
@@ -103,11 +110,12 @@ def circular_grid(steps: int) -> np.ndarray:
     return q**2 / (1 + np.sqrt((1 - q) * (1 + q)))
 
 
+@checked
 def log_snr_grid(
-    steps: int,
+    steps: Count,
     *,
-    sigma_min: float = 0.002,
-    sigma_max: float = 80.0,
+    sigma_min: Positive = 0.002,
+    sigma_max: Positive = 80.0,
     interpolant: Interpolant | None = None,
 ) -> np.ndarray:
     """Return times at which ``log(alpha / sigma)`` rises by equal steps.
@@ -146,6 +154,7 @@ def log_snr_grid(
     return grid
 
 
+@checked
 def mirror_grid(grid: Sequence[float] | np.ndarray | Array) -> np.ndarray:
     """Return the times ``1 - t`` in the order of ``grid``: dense where it was sparse.
 
@@ -158,6 +167,4 @@ def mirror_grid(grid: Sequence[float] | np.ndarray | Array) -> np.ndarray:
 
 
 def _fractions(steps: int) -> np.ndarray:
-    if steps < 1:
-        raise ValueError(f"`steps` must be at least 1; got {steps}")
     return np.arange(steps + 1) / steps

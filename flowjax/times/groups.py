@@ -3,17 +3,19 @@
 import jax
 import jax.numpy as jnp
 
+from flowjax.contracts import checked
 from flowjax.row_groups import count_groups
-from flowjax.typing import PRNGKey, Time
+from flowjax.typing import Count, Positive, PRNGKey, Time
 
 
+@checked
 def grouped_times(
     key: PRNGKey,
-    batch: int,
+    batch: Count,
     /,
     *,
     group: int = 4,
-    gap: float = 160 / 2**12,
+    gap: Positive = 160 / 2**12,
     low: float = 0.006,
     high: float = 0.999,
 ) -> tuple[Time, Time, Time]:

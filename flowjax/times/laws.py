@@ -1,15 +1,18 @@
 """Laws of one time per row."""
 
 import math
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 
-from flowjax.typing import PRNGKey, Time
+from flowjax.contracts import checked
+from flowjax.typing import Count, Positive, PRNGKey, Range, Time
 
 
+@checked
 def uniform(
-    key: PRNGKey, batch: int, /, *, low: float = 0.0, high: float = 1.0
+    key: PRNGKey, batch: Count, /, *, low: float = 0.0, high: float = 1.0
 ) -> Time:
     """Draw ``t ~ U[low, high)``, in the default floating dtype.
 
@@ -27,8 +30,9 @@ def uniform(
     return jax.random.uniform(key, (batch,), minval=low, maxval=high)
 
 
+@checked
 def logit_normal(
-    key: PRNGKey, batch: int, /, *, mean: float = 0.0, std: float = 1.0
+    key: PRNGKey, batch: Count, /, *, mean: float = 0.0, std: Positive = 1.0
 ) -> Time:
     """Draw ``t = sigmoid(mean + std n)``, ``n ~ N(0, 1)``.
 
@@ -44,13 +48,12 @@ def logit_normal(
     References:
         Esser et al. 2024, arXiv:2403.03206, Sec. 3.1 (their mean has the other sign).
     """
-    if not std > 0:
-        raise ValueError(f"`std` must be positive; got {std}")
     return jax.nn.sigmoid(mean + std * jax.random.normal(key, (batch,)))
 
 
+@checked
 def arctan_normal(
-    key: PRNGKey, batch: int, /, *, mean: float = -0.8, std: float = 1.6
+    key: PRNGKey, batch: Count, /, *, mean: float = -0.8, std: Positive = 1.6
 ) -> Time:
     """Draw ``t = 1 - (2 / pi) arctan(exp(mean + std n))``, ``n ~ N(0, 1)``.
 
@@ -72,14 +75,15 @@ def arctan_normal(
         Peng et al. 2025, FACM, arXiv:2507.03738; Lu and Song 2024, arXiv:2410.11081
         (sCM: mean -1.0 - log 0.5, std 1.4).
     """
-    if not std > 0:
-        raise ValueError(f"`std` must be positive; got {std}")
     # arctan(1 / r) = pi / 2 - arctan(r) spares the subtraction next to t=0.
     ratio = jnp.exp(-(mean + std * jax.random.normal(key, (batch,))))
     return jnp.minimum((2 / math.pi) * jnp.arctan(ratio), 1.0)
 
 
-def u_shaped(key: PRNGKey, batch: int, /, *, a: float = 4.0) -> Time:
+@checked
+def u_shaped(
+    key: PRNGKey, batch: Count, /, *, a: Annotated[float, Range(0, 100, "(]")] = 4.0
+) -> Time:
     """Draw ``t`` in [0, 1] with a density proportional to ``exp(a t) + exp(a (1-t))``.
 
     By its inverse distribution function: ``t = 1/2 + arcsinh(w sinh(a / 2)) / a`` with
@@ -97,7 +101,5 @@ def u_shaped(key: PRNGKey, batch: int, /, *, a: float = 4.0) -> Time:
         Lee et al. 2024, Improving the Training of Rectified Flows, arXiv:2405.20320,
         Sec. 4.1.
     """
-    if not 0 < a <= 100:
-        raise ValueError(f"`a` must lie in (0, 100]; got {a}")
     w = jax.random.uniform(key, (batch,), minval=-1.0, maxval=1.0)
     return jnp.clip(0.5 + jnp.arcsinh(w * math.sinh(a / 2)) / a, 0.0, 1.0)

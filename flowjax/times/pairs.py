@@ -9,13 +9,23 @@ import numpy as np
 from jaxtyping import Array, Bool
 
 from flowjax.checks import check_grid
+from flowjax.contracts import checked
 from flowjax.row_groups import in_first_group, row_layout
 from flowjax.times.laws import logit_normal, u_shaped, uniform
-from flowjax.typing import PairSampler, PRNGKey, Time, TimeSampler
+from flowjax.typing import (
+    Count,
+    PairSampler,
+    Positive,
+    PRNGKey,
+    Share,
+    Time,
+    TimeSampler,
+)
 
 EqualTime: TypeAlias = Literal["smaller", "single"]
 
 
+@checked
 def to_data(sampler: TimeSampler) -> PairSampler:
     """Return the pairs ``(t, 1)`` of consistency models, ``t`` drawn by ``sampler``."""
 
@@ -26,6 +36,7 @@ def to_data(sampler: TimeSampler) -> PairSampler:
     return pairs
 
 
+@checked
 def either_direction(pairs: PairSampler) -> PairSampler:
     """Return ``pairs`` with ``t`` and ``s`` of each row swapped with probability 1/2.
 
@@ -44,14 +55,15 @@ def either_direction(pairs: PairSampler) -> PairSampler:
     return swapped
 
 
+@checked
 def ordered_pairs(
     key: PRNGKey,
-    batch: int,
+    batch: Count,
     /,
     *,
     sampler: TimeSampler,
     second: TimeSampler | None = None,
-    share_equal: float = 0.75,
+    share_equal: Share = 0.75,
     equal: EqualTime = "smaller",
 ) -> tuple[Time, Time]:
     """Draw ``t <= s``, the smaller and larger of two draws, with ``s = t`` on a share.
@@ -89,14 +101,15 @@ def ordered_pairs(
     return t, jnp.where(alone, t, s)
 
 
+@checked
 def logit_normal_pairs(
     key: PRNGKey,
-    batch: int,
+    batch: Count,
     /,
     *,
     mean: float = 0.4,
-    std: float = 1.0,
-    share_equal: float = 0.75,
+    std: Positive = 1.0,
+    share_equal: Share = 0.75,
 ) -> tuple[Time, Time]:
     """Draw `ordered_pairs` of `logit_normal` times, MeanFlow's default law.
 
@@ -109,21 +122,23 @@ def logit_normal_pairs(
     return ordered_pairs(key, batch, sampler=sampler, share_equal=share_equal)
 
 
+@checked
 def uniform_pairs(
-    key: PRNGKey, batch: int, /, *, share_equal: float = 0.75
+    key: PRNGKey, batch: Count, /, *, share_equal: Share = 0.75
 ) -> tuple[Time, Time]:
     """Draw `ordered_pairs` of `uniform` times: uniform on the triangle ``t <= s``."""
     return ordered_pairs(key, batch, sampler=uniform, share_equal=share_equal)
 
 
+@checked
 def interval_pairs(
     key: PRNGKey,
-    batch: int,
+    batch: Count,
     /,
     *,
     mean: float = -0.8,
-    std: float = 1.0,
-    share_equal: float = 0.0,
+    std: Positive = 1.0,
+    share_equal: Share = 0.0,
 ) -> tuple[Time, Time]:
     """Draw the length ``s - t = sigmoid(mean + std n)``, then ``t ~ U[0, 1 - length)``.
 
@@ -146,16 +161,17 @@ def interval_pairs(
     return t, jnp.where(_equal_rows(batch, share_equal), t, t + length)
 
 
+@checked
 def reflow_pairs(
     key: PRNGKey,
-    batch: int,
+    batch: Count,
     /,
     *,
     a: float = 4.0,
     mean: float = -0.8,
-    std: float = 1.0,
+    std: Positive = 1.0,
     earliest: float = 1 / 81,
-    share_equal: float = 0.75,
+    share_equal: Share = 0.75,
 ) -> tuple[Time, Time]:
     """Draw a `u_shaped` start and a logit-normal length, long jumps to the data.
 
@@ -187,8 +203,9 @@ def reflow_pairs(
     return t, jnp.where(_equal_rows(batch, share_equal), t, s)
 
 
+@checked
 def dyadic_pairs(
-    key: PRNGKey, batch: int, /, *, finest: int = 128, share_equal: float = 0.875
+    key: PRNGKey, batch: Count, /, *, finest: Count = 128, share_equal: Share = 0.875
 ) -> tuple[Time, Time]:
     """Draw steps of lengths 1, 1/2, ..., 2 / ``finest`` on the grid of their length.
 
@@ -222,8 +239,9 @@ def dyadic_pairs(
     return t, jnp.where(still, t, t + 1 / steps)
 
 
+@checked
 def any_step_pairs(
-    key: PRNGKey, batch: int, /, *, near: float = 0.05
+    key: PRNGKey, batch: Count, /, *, near: float = 0.05
 ) -> tuple[Time, Time]:
     """Draw the jumps of TwinFlow: from end to end, near and any, row by row.
 
@@ -252,9 +270,10 @@ def any_step_pairs(
     return t, jnp.where(row == 0, 1.0, jnp.minimum(t + part * (1 - t), 1.0))
 
 
+@checked
 def segment_pairs(
     key: PRNGKey,
-    batch: int,
+    batch: Count,
     /,
     *,
     grid: Sequence[float] | np.ndarray | Array = (0.0, 1.0),

@@ -4,15 +4,17 @@ The configuration of the run, name, shape, dtype and checksum of every array, an
 position of every process in the data.
 """
 
+import hashlib
 import json
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any, Protocol, runtime_checkable
+from functools import partial
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
-from jaxtyping import Array, UInt32
+from jaxtyping import Array, Bool, UInt32
 
 from flowjax.training.state import TrainState
 
@@ -87,23 +89,79 @@ def leaf_differences(stored: Mapping[str, Any], template: TrainState) -> list[st
     ]
 
 
-def checksums(state: TrainState) -> dict[str, int]:
-    """Return, for every leaf, the sum of its 32-bit words modulo 2^32.
+class Outdated(ValueError):
+    """A record of an earlier version of this code; no damage."""
 
-    Integer addition is associative: the sums are computed where the arrays are and
-    don't depend on how they are distributed.
+
+def seal(record: Mapping[str, Any]) -> dict[str, str]:
+    """Return a record as text, with a checksum of the text."""
+    text = json.dumps(record)
+    return {"record": text, "sha256": _digest(text)}
+
+
+def unseal(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the record that `seal` was given.
+
+    Raises:
+        Outdated: if it was written before records had a checksum.
+        RuntimeError: if it is damaged.
     """
-    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(state)]
-    sums = jax.device_get(_sums(jax.tree.leaves(state)))
-    return {
-        jax.tree_util.keystr(path): int(value)
-        for path, value in zip(paths, sums, strict=True)
+    if stored.keys() == {"config", "leaves", "checksums", "cursors"}:
+        raise Outdated(
+            "its checkpoints are of an earlier version of this code, without a "
+            "checksum of the record; go on with that version, or train again"
+        )
+    text = stored.get("record")
+    if not isinstance(text, str) or stored.get("sha256") != _digest(text):
+        raise RuntimeError("the checksum of the record differs")
+    return json.loads(text)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
+
+
+class Survey(NamedTuple):
+    """What one pass over the arrays of a state finds.
+
+    Attributes:
+        checksums: for every leaf, the sum of its 32-bit words modulo 2^32. Integer
+            addition is associative: the sums are computed where the arrays are and
+            don't depend on how they are distributed.
+        broken: the leaves that hold numbers that are not finite. A scalar of the
+            optimiser may be infinite: the best loss so far begins there.
+    """
+
+    checksums: dict[str, int]
+    broken: list[str]
+
+
+def survey(state: TrainState) -> Survey:
+    """Look at every number of a state once."""
+    named = {
+        jax.tree_util.keystr(path): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(state)
     }
+    bounded = [not n.startswith(".opt_state") or x.ndim > 0 for n, x in named.items()]
+    sums, sound = jax.device_get(_survey(list(named.values()), tuple(bounded)))
+    return Survey(
+        {name: int(value) for name, value in zip(named, sums, strict=True)},
+        [name for name, fine in zip(named, sound, strict=True) if not fine],
+    )
 
 
-@jax.jit
-def _sums(leaves: list[Array]) -> list[UInt32[Array, ""]]:
-    return [_sum_of_words(leaf) for leaf in leaves]
+@partial(jax.jit, static_argnums=1)
+def _survey(
+    leaves: list[Array], bounded: tuple[bool, ...]
+) -> tuple[list[UInt32[Array, ""]], list[Bool[Array, ""]]]:
+    sound = [_is_sound(leaf, b) for leaf, b in zip(leaves, bounded, strict=True)]
+    return [_sum_of_words(leaf) for leaf in leaves], sound
+
+
+def _is_sound(x: Array, bounded: bool) -> Bool[Array, ""]:
+    if not jnp.issubdtype(x.dtype, jnp.inexact):
+        return jnp.array(True)
+    return jnp.isfinite(x).all() if bounded else ~jnp.isnan(x).any()
 
 
 def _sum_of_words(x: Array) -> UInt32[Array, ""]:

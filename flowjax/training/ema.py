@@ -6,13 +6,15 @@ and is kept in at least float32 whatever the precision of the parameters: with d
 to 1 the increments are far below the resolution of bfloat16.
 """
 
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Annotated, Any, Protocol, TypeAlias, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from flowjax.contracts import checked
 from flowjax.dtypes import at_least_float32
+from flowjax.typing import Positive, Range
 
 Parameters: TypeAlias = Any
 """Any pytree of arrays."""
@@ -27,7 +29,8 @@ class Decay(Protocol):
         ...
 
 
-def constant_decay(decay: float) -> Decay:
+@checked
+def constant_decay(decay: Annotated[float, Range(0, 1, "[)")]) -> Decay:
     """Return the schedule ``d(n) = decay``.
 
     Args:
@@ -36,12 +39,11 @@ def constant_decay(decay: float) -> Decay:
     Raises:
         ValueError: if ``decay`` lies outside [0, 1).
     """
-    if not 0 <= decay < 1:
-        raise ValueError(f"`decay` must lie in [0, 1); got {decay}")
     return lambda step: jnp.full((), decay, jnp.float32)
 
 
-def half_life(steps: float, *, ramp_up: float | None = None) -> Decay:
+@checked
+def half_life(steps: Positive, *, ramp_up: Positive | None = None) -> Decay:
     """Return the schedule ``d(n) = 0.5 ** (1 / h)`` with ``h = min(steps, ramp_up n)``.
 
     The weight of a set of parameters halves every ``h`` optimiser steps. With the
@@ -61,10 +63,6 @@ def half_life(steps: float, *, ramp_up: float | None = None) -> Decay:
         Models, arXiv:2206.00364, Appendix F.2; the ramp-up is the convention of the
         code published with it (there in images and with ramp_up = 0.05).
     """
-    if not steps > 0:
-        raise ValueError(f"`steps` must be positive; got {steps}")
-    if ramp_up is not None and not ramp_up > 0:
-        raise ValueError(f"`ramp_up` must be positive or None; got {ramp_up}")
 
     def decay(step: Int[Array, ""]) -> Float[Array, ""]:
         life = jnp.full((), steps, jnp.float32)
@@ -76,6 +74,7 @@ def half_life(steps: float, *, ramp_up: float | None = None) -> Decay:
     return decay
 
 
+@checked
 def init(params: Parameters) -> Parameters:
     """Return a copy of ``params`` whose floating leaves are at least float32.
 
@@ -85,6 +84,7 @@ def init(params: Parameters) -> Parameters:
     return jax.tree.map(lambda p: jnp.array(p, _average_dtype(p), copy=True), params)
 
 
+@checked
 def update(
     ema: Parameters, params: Parameters, decay: Float[Array, ""] | float
 ) -> Parameters:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int
 
+from flowjax.contracts import checked
 from flowjax.training import ema
 from flowjax.training.ema import Parameters
 from flowjax.typing import PRNGKey
@@ -34,6 +35,7 @@ class TrainState(NamedTuple):
     key: PRNGKey
 
 
+@checked
 def init_state(
     key: PRNGKey, params: Parameters, optimizer: optax.GradientTransformation
 ) -> TrainState:
@@ -47,13 +49,6 @@ def init_state(
     Raises:
         ValueError: if ``key`` is not a single typed key.
     """
-    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        raise ValueError(
-            "`key` must be a typed key made by jax.random.key; got a legacy key or "
-            f"another array, of dtype {key.dtype} and shape {key.shape}"
-        )
-    if key.shape != ():
-        raise ValueError(f"`key` must be a single key of shape (); got {key.shape}")
     params = jax.tree.map(jnp.asarray, params)
     return TrainState(
         step=jnp.zeros((), jnp.int32),

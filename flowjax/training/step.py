@@ -13,11 +13,12 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
+from flowjax.contracts import checked
 from flowjax.dtypes import at_least_float32
 from flowjax.training import ema
 from flowjax.training.ema import Parameters
 from flowjax.training.state import TrainState
-from flowjax.typing import PerExample, PRNGKey
+from flowjax.typing import Count, PerExample, PRNGKey
 
 Batch: TypeAlias = Any
 """Any pytree of arrays whose leaves have the leading axis ``batch``."""
@@ -64,6 +65,7 @@ class Step(Protocol):
         ...
 
 
+@checked
 def batch_size(batch: Batch) -> int:
     """Return the leading axis that all leaves of ``batch`` share.
 
@@ -83,13 +85,14 @@ def batch_size(batch: Batch) -> int:
     return next(iter(shapes.values()))[0]
 
 
+@checked
 def make_step(
     loss_function: LossFunction,
     optimizer: optax.GradientTransformation,
     *,
     ema_decay: ema.Decay,
     prepare: Prepare | None = None,
-    accumulate: int = 1,
+    accumulate: Count = 1,
     axis_name: str | None = None,
 ) -> Step:
     """Return the step ``params <- params + optimizer(grad mean loss)``, with its EMA.
@@ -117,8 +120,6 @@ def make_step(
         ValueError: if ``accumulate`` is not positive; in the step, at trace time, if
             the batch is not divisible by it, or the loss returns wrong shapes or names.
     """
-    if accumulate < 1:
-        raise ValueError(f"`accumulate` must be at least 1; got {accumulate}")
 
     def gradients(state: TrainState, key: PRNGKey, batch: Batch) -> Any:
         def objective(params: Parameters) -> tuple[Float[Array, ""], Metrics]:

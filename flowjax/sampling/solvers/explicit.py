@@ -8,7 +8,9 @@ from jaxtyping import Array
 from numpy.typing import ArrayLike
 
 from flowjax.checks import check_grid
+from flowjax.contracts import checked
 from flowjax.sampling.multistep import MultistepSolver
+from flowjax.typing import Natural
 
 Grid: TypeAlias = Sequence[float] | np.ndarray | Array
 Start: TypeAlias = Literal["runge_kutta", "rising"]
@@ -23,6 +25,7 @@ _KUTTA_4 = (
 )
 
 
+@checked
 def runge_kutta(grid: Grid, *, a: ArrayLike, b: ArrayLike) -> MultistepSolver:
     """Return the explicit Runge-Kutta method with the tableau ``a``, ``b``.
 
@@ -67,11 +70,13 @@ def runge_kutta(grid: Grid, *, a: ArrayLike, b: ArrayLike) -> MultistepSolver:
     )
 
 
+@checked
 def euler(grid: Grid) -> MultistepSolver:
     """Return Euler's method: ``x <- x + h v(x, t)``, one evaluation per step."""
     return runge_kutta(grid, a=[[0]], b=[1])
 
 
+@checked
 def midpoint(grid: Grid) -> MultistepSolver:
     """Return the explicit midpoint rule, two evaluations per step; RF-Solver is this.
 
@@ -86,24 +91,28 @@ def midpoint(grid: Grid) -> MultistepSolver:
     return runge_kutta(grid, a=a, b=b)
 
 
+@checked
 def heun(grid: Grid) -> MultistepSolver:
     """Return Heun's method: the trapezoidal rule after an Euler step."""
     a, b = _FULL_STEP
     return runge_kutta(grid, a=a, b=b)
 
 
+@checked
 def ralston(grid: Grid) -> MultistepSolver:
     """Return Ralston's method, of the least error bound among those of two stages."""
     a, b = _TWO_THIRDS
     return runge_kutta(grid, a=a, b=b)
 
 
+@checked
 def rk4(grid: Grid) -> MultistepSolver:
     """Return the classical Runge-Kutta method, four evaluations per step."""
     a, b = _KUTTA_4
     return runge_kutta(grid, a=a, b=b)
 
 
+@checked
 def fireflow(grid: Grid) -> MultistepSolver:
     """Return FireFlow: the midpoint rule that reuses the last midpoint's velocity.
 
@@ -125,7 +134,8 @@ def fireflow(grid: Grid) -> MultistepSolver:
     return _velocity_solver(np.concatenate([times[:1], middles]), weights)
 
 
-def pseudo_corrector(grid: Grid, *, heun_steps: int = 1) -> MultistepSolver:
+@checked
+def pseudo_corrector(grid: Grid, *, heun_steps: Natural = 1) -> MultistepSolver:
     """Return FlowTurbo's steps: Heun's, then Heun's with a reused first slope.
 
     ``e = v(x + h e_last, t + h)``, ``x <- x + h/2 (e_last + e)``, where ``e_last`` is
@@ -156,6 +166,7 @@ def pseudo_corrector(grid: Grid, *, heun_steps: int = 1) -> MultistepSolver:
     return chain(heun(times[:heun_steps]), solver) if heun_steps > 1 else solver
 
 
+@checked
 def adams_bashforth(
     grid: Grid, *, order: int = 2, start: Start = "runge_kutta"
 ) -> MultistepSolver:
@@ -203,6 +214,7 @@ def adams_bashforth(
     return chain(runge_kutta(times[:order], a=a, b=b), solver)
 
 
+@checked
 def chain(*solvers: MultistepSolver) -> MultistepSolver:
     """Return the solver that runs ``solvers`` one after the other.
 

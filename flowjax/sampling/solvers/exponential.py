@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flowjax.contracts import checked
 from flowjax.interpolants import Interpolant, coefficients, linear, noise_variance
 from flowjax.sampling.multistep import MultistepSolver
 from flowjax.sampling.solvers.explicit import (
@@ -26,6 +27,7 @@ from flowjax.sampling.solvers.explicit import (
 )
 
 
+@checked
 def dpm_solver(
     grid: Grid,
     *,
@@ -62,6 +64,7 @@ def dpm_solver(
     return _exponential(times, _log_snr(interpolant, times), order, corrected=False)
 
 
+@checked
 def unipc(
     grid: Grid,
     *,
