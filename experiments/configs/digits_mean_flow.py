@@ -3,7 +3,7 @@
 python -m experiments.train
 
 Reached in 2.5 minutes on two cores of an AMD EPYC: one-step samples agree with their
-label at 98.8 % (real held-out digits: 98.3 %), sliced W2 0.065 (real: 0.046).
+label at 99.3 % (real held-out digits: 98.7 %), sliced W2 0.061 (real: 0.046).
 """
 
 from experiments.data.images import Digits
