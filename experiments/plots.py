@@ -121,6 +121,7 @@ def pairs(groups: Mapping[str, np.ndarray], names: Sequence[str], path: Path) ->
         squeeze=False,
     )
     colors = {title: f"C{i}" for i, title in enumerate(groups)}
+    edges = [_edges([x[:, i] for x in groups.values()]) for i in range(size)]
     for row, below in enumerate(names):
         for column, left in enumerate(names):
             axis = axes[row, column]
@@ -129,8 +130,9 @@ def pairs(groups: Mapping[str, np.ndarray], names: Sequence[str], path: Path) ->
                 continue
             for title, x in groups.items():
                 if row == column:
-                    style = {"histtype": "step", "density": True, "bins": 40}
-                    axis.hist(x[:, row], color=colors[title], label=title, **style)
+                    values = np.asarray(x[:, row], np.float64)
+                    style = {"histtype": "step", "density": True, "bins": edges[row]}
+                    axis.hist(values, color=colors[title], label=title, **style)
                 else:
                     x_, y_ = x[:, column], x[:, row]
                     axis.scatter(x_, y_, s=2, alpha=0.3, lw=0, color=colors[title])
@@ -141,6 +143,15 @@ def pairs(groups: Mapping[str, np.ndarray], names: Sequence[str], path: Path) ->
                 axis.set_ylabel(below, fontsize=9)
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="upper right")
     _save(figure, path)
+
+
+def _edges(columns: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the ends of 40 bins, also of numbers that are all but equal."""
+    low = min(float(column.min()) for column in columns)
+    high = max(float(column.max()) for column in columns)
+    # Closer than this floats could not tell the bins apart.
+    least = 1e-9 * max(abs(low), abs(high), 1e-6)
+    return np.linspace(low, max(high, low + least), 41)
 
 
 def curves(groups: Mapping[str, np.ndarray], path: Path, *, count: int = 12) -> None:

@@ -43,7 +43,7 @@ class Command:
         sampler_file: the file it is in; None: sampler.json in the run folder. Without
             nfe, a file that holds one solver.
         count: number of samples.
-        label: the class to sample; None: all in turn.
+        label: the class to sample, by name or number; None: all in turn.
         vector: the vector to condition on, in the units of the data; none: those of
             some training examples in turn.
         each: write every image into a PNG of its own too, in a folder.
@@ -62,7 +62,7 @@ class Command:
     nfe: int | None = None
     sampler_file: str | None = None
     count: int = 80
-    label: int | None = None
+    label: str | None = None
     vector: tuple[float, ...] = ()
     each: bool = False
     guidance: float = 1.0
@@ -179,7 +179,7 @@ def _conditions(trained: Trained, options: Command) -> dict[str, np.ndarray]:
     conditions = trained.model.example.conditions
     row = trained.conditions.rows(np.arange(options.count))
     if options.label is not None:
-        row["label"] = np.full(options.count, conditions.check_labels(options.label))
+        row["label"] = np.full(options.count, conditions.label_of(options.label))
     if options.vector:
         if "vector" not in conditions.kinds:
             raise ValueError(

@@ -13,6 +13,7 @@ from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import Array
 
 Tree = TypeVar("Tree")
@@ -33,6 +34,11 @@ def row_layout(batch: int, share: float) -> RowLayout:
         ValueError: if ``share`` is outside [0, 1], is no fraction with a denominator of
             at most 64, or its denominator does not divide ``batch``.
     """
+    if isinstance(share, Tracer):
+        raise ValueError(
+            "`share_equal` must be known before tracing, as it decides shapes; got a "
+            "traced number"
+        )
     if not 0 <= share <= 1:
         raise ValueError(f"`share_equal` must lie in [0, 1]; got {share}")
     fraction = Fraction(share).limit_denominator(64)

@@ -109,7 +109,7 @@ def test_what_only_the_evaluation_reads_can_be_corrected(tmp_path, monkeypatch):
     train(tmp_path, data=use(Held))
     train(tmp_path, data=use(Held, split="right"), evaluation={"samples": 11})
     corrected = run.load(tmp_path).experiment
-    assert (corrected.data["split"], corrected.evaluation["samples"]) == ("right", 7)
+    assert (corrected.data["split"], corrected.evaluation["samples"]) == ("right", 11)
     with pytest.raises(ValueError, match=r"data\.kind: a -> b"):
         train(tmp_path, data=use(Held, split="right", kind="b"))
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flowjax import fields, guidance, interpolants, objectives, sampling
+from flowjax import fields, guidance, interpolants, objectives, sampling, times
 from flowjax.contracts import called_like, checked
 from flowjax.contracts.arity import arity
 from flowjax.typing import (
@@ -241,11 +241,12 @@ def test_what_cannot_be_told_is_let_through(call):
 
 
 def test_arity_counts_what_can_still_be_given():
-    assert arity(lambda a, b, /, c=1, *, d: 0) == (2, 3)
-    assert arity(functools.partial(lambda a, b, c: 0, 1)) == (2, 2)
-    assert arity(functools.partial(lambda a, b, c=1: 0, b=1)) == (1, 1)
-    assert arity(called_like(velocity)(nowhere)) == (2, 3)
-    assert arity(Average().apply) == (4, 5)
+    assert arity(lambda a, b, /, c=1, *, d: 0)[:2] == (2, 3)
+    assert arity(functools.partial(lambda a, b, c: 0, 1))[:2] == (2, 2)
+    assert arity(functools.partial(lambda a, b, c=1: 0, b=1))[:2] == (1, 1)
+    assert arity(called_like(velocity)(nowhere))[:2] == (2, 3)
+    assert arity(Average().apply)[:2] == (4, 5)
+    assert arity(lambda x, t, s: 0).names == ("x", "t", "s")
     del nowhere.__wrapped__
 
 
@@ -265,3 +266,24 @@ def test_a_field_must_return_the_shape_of_its_input(kind):
     ):
         with pytest.raises(ValueError, match=message):
             asked(bad)
+
+
+def test_a_third_argument_called_s_is_no_condition():
+    x = jnp.ones((4, 2))
+    with pytest.raises(ValueError, match=r"third argument is s.*fields\.diagonal\(u\)"):
+        sampling.ode(lambda x, t, s: -x, x, cond=jnp.ones(4))
+    with pytest.raises(ValueError, match="without a condition it takes `cond`"):
+        sampling.few_step(lambda x, t, s: -x, x)
+
+
+def test_numbers_may_be_arrays_without_axes(untyped):
+    key = jax.random.key(0)
+    expected = times.logit_normal(key, 4, mean=0.5)
+    for mean in (np.float32(0.5), np.array(0.5), jnp.array(0.5)):
+        np.testing.assert_array_equal(times.logit_normal(key, 4, mean=mean), expected)
+    traced = jax.jit(lambda mean: times.logit_normal(key, 4, mean=mean))(0.5)
+    np.testing.assert_allclose(traced, expected, rtol=1e-6)
+    with pytest.raises(ValueError, match="`share_equal` must be known before tracing"):
+        jax.jit(lambda s: times.logit_normal_pairs(key, 4, share_equal=s))(0.5)
+    with pytest.raises(ValueError, match="`std` must be positive; got -1"):
+        times.logit_normal(key, 4, std=jnp.array(-1.0))

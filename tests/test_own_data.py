@@ -11,6 +11,7 @@ from PIL import Image
 
 from experiments.data import DATA, Conditions, Example, register
 from experiments.data.arrays import Arrays
+from experiments.data.base import distances
 from experiments.data.forms import (
     FORMS,
     ImageForm,
@@ -24,7 +25,7 @@ from experiments.data.images import Images
 from experiments.data.records import RecordSet
 from experiments.data.tables import Table
 from flowjax import data, guidance
-from flowjax.data import array_files, image_folders, tables
+from flowjax.data import array_files, tables
 from flowjax.data.tables import Column
 
 # Rows by number
@@ -216,7 +217,7 @@ def test_subfolders_are_classes_in_order_whatever_is_cached(tmp_path):
     first = sources[0].gather([0, 1, 2])
     assert first[1].tolist() == [0, 0, 1]
     assert sources[0].num_classes == 2
-    assert image_folders.class_names(folder) == ("a", "b")
+    assert sources[0].class_names == ("a", "b")
     for source in sources[1:]:
         for a, b in zip(source.gather([2, 0]), first, strict=True):
             np.testing.assert_array_equal(a, b[[2, 0]])
@@ -552,8 +553,11 @@ DATA_ERRORS = {
         {"x": "images", "vector": ("masks",)},
         r"\[n\] or \[n, features",
     ),
-    "rank": (Arrays, {"x": "label"}, r"must have shape \[n, ...\]"),
-    "share": (Arrays, {"x": "vectors", "test_share": 0.0}, "leave none held out"),
+    "share": (
+        Arrays,
+        {"x": "vectors", "test_share": 0.0},
+        "--data.test-share must lie between 0 and 1",
+    ),
     "lengths": (Arrays, {"x": "vectors", "label": "short"}, "one length"),
     "finite": (Arrays, {"x": "hole"}, "row 3, holds a number that is not finite"),
 }
@@ -577,7 +581,7 @@ EXAMPLES = {
     "point_form": Example((2,), Conditions(), PointForm()),
     "vector_form": Example(
         (5, 2),
-        Conditions(None, ("a", "b"), (0.5, 1.0), (2.0, 3.0), 4),
+        Conditions(None, (), ("a", "b"), (0.5, 1.0), (2.0, 3.0), 4),
         VectorForm(mean=(0.0, 1.0), std=(2.0, 3.0)),
     ),
     "table_form": Example(
@@ -723,14 +727,170 @@ def test_a_python_object_is_a_data_set_under_its_name():
 
 
 @pytest.mark.parametrize(
-    ("count", "share", "side"), [(60, 0.05, "held out"), (30, 0.9, "to train on")]
+    ("count", "share", "side"), [(60, 0.05, "to be held out"), (30, 0.9, "to train on")]
 )
 def test_too_few_examples_are_refused_before_any_work(count, share, side):
     register("few", [{"x": np.ones(2) * i} for i in range(count)])
     chosen = RecordSet(name="few", test_share=share)
-    with pytest.raises(ValueError, match=f"at least 10 examples must be {side}; got"):
+    with pytest.raises(
+        ValueError, match=f"at least 10 examples are needed {side}; got"
+    ):
         chosen.check()
     RecordSet(name="few", test_share=0.5).check()
+
+
+def test_a_run_folder_gives_back_what_is_trained(arrays, tmp_path):
+    """What could not be read again is refused before the first step, or is fine."""
+    volumes = np.zeros((40, 4, 4, 4, 1), np.uint8)
+    np.savez(tmp_path / "v.npz", x=volumes)
+    example = Arrays(file=str(tmp_path / "v.npz")).example()
+    assert isinstance(example.form, VectorForm)
+    assert decode_example(encode_example(example)) == example
+    labels = np.where(np.arange(40) % 2, 10**6, 0)
+    np.savez(tmp_path / "l.npz", x=np.ones((40, 2)), y=labels)
+    with pytest.raises(ValueError, match="number the classes one after the other"):
+        Arrays(file=str(tmp_path / "l.npz"), label="y").example()
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float64", "int32", "uint16", "bool"])
+def test_arrays_come_back_in_their_dtype(dtype, tmp_path):
+    x = (np.arange(120).reshape(60, 2) % 7).astype(dtype)
+    np.savez(tmp_path / "x.npz", x=x)
+    chosen = Arrays(file=str(tmp_path / "x.npz"), test_share=0.5)
+    row = chosen.draw(None, 0, held_out=False)
+    restored = chosen.example().form.restore(row["x"])
+    assert restored.dtype == dtype
+    kept = x[~data.held_out_rows(60, share=0.5)]
+    np.testing.assert_allclose(restored.astype(float), kept.astype(float), atol=1e-2)
+
+
+def test_large_numbers_lose_nothing_on_the_way_back(tmp_path):
+    x = 1.7e9 + np.arange(60.0)[:, None]
+    np.save(tmp_path / "x.npy", x)
+    chosen = Arrays(file=str(tmp_path / "x.npy"))
+    row = chosen.draw(None, 0, held_out=False)
+    restored = chosen.example().form.restore(row["x"])
+    kept = x[~data.held_out_rows(60, share=0.1)]
+    np.testing.assert_allclose(restored, kept, atol=1e-3)
+    chosen.example().form.draw_samples("title", row["x"], tmp_path / "a.png")
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [np.arange(60) % 2 == 0, (np.arange(60) % 3)[:, None], np.arange(60.0) % 3],
+)
+def test_labels_may_be_written_otherwise(labels, tmp_path):
+    mask = np.ones((60, 4, 4), bool)
+    np.savez(tmp_path / "x.npz", x=np.ones((60, 4, 4, 1)), y=labels, mask=mask)
+    chosen = Arrays(file=str(tmp_path / "x.npz"), x="x", label="y", array="mask")
+    row = chosen.draw(5, 0, held_out=False)
+    assert (row["label"].shape, row["label"].dtype) == ((5,), np.int32)
+    assert row["array"].shape == (5, 4, 4, 1)
+
+
+@pytest.mark.parametrize(
+    ("train", "held", "message"),
+    [
+        (np.uint8, np.float32, "of the kind of"),
+        (np.float32, np.uint8, "of the kind of"),
+    ],
+)
+def test_held_out_files_of_another_kind_are_refused(train, held, message, tmp_path):
+    for name, dtype in (("a", train), ("b", held)):
+        np.savez(tmp_path / f"{name}.npz", x=np.ones((20, 4, 4, 1), dtype))
+    chosen = Arrays(file=str(tmp_path / "a.npz"), test_file=str(tmp_path / "b.npz"))
+    with pytest.raises(ValueError, match=message):
+        chosen.check()
+
+
+def test_held_out_folders_have_the_same_classes(tmp_path):
+    image = Image.fromarray(COLOR)
+    folder = write(tmp_path / "a", cat__1_png=image, dog__1_png=image)
+    other = write(tmp_path / "b", cat__1_png=image, zebra__1_png=image)
+    chosen = Images(folder=str(folder), size=8)
+    assert chosen.example().conditions.classes == ("cat", "dog")
+    with pytest.raises(ValueError, match="zebra"):
+        dataclasses.replace(chosen, test_folder=str(other)).example()
+
+
+def test_labels_are_called_by_name_or_number():
+    conditions = Conditions(3, ("cat", "dog", "7"))
+    assert [conditions.label_of(text) for text in ("dog", "0", "7")] == [1, 0, 2]
+    with pytest.raises(ValueError, match="no label is called 'cow'; they are cat, dog"):
+        conditions.label_of("cow")
+    with pytest.raises(ValueError, match=r"in 0\.\.2; got 9"):
+        conditions.label_of("9")
+
+
+def test_conditions_come_back_as_their_columns(tmp_path):
+    """Also where a learned column is called as a condition."""
+    text = "label,city,age,job\n" + "".join(
+        f"{i / 2},{'xyz'[i % 3]},{20 + i},{'ab'[i % 2]}\n" for i in range(60)
+    )
+    (tmp_path / "t.csv").write_text(text)
+    options = {"label": "city", "vector": ("age", "job")}
+    chosen = Table(file=str(tmp_path / "t.csv"), **options)
+    example, row = chosen.example(), chosen.draw(None, 0, held_out=False)
+    conditions = example.conditions.in_units(row)
+    (file, _) = example.form.write(row["x"], conditions, tmp_path / "s", "title")
+    back, kept = tables.read_table(file), ~data.held_out_rows(60, share=0.1)
+    whole = tables.read_table(tmp_path / "t.csv")
+    for name in ("city", "job"):
+        assert back[name].tolist() == whole[name][kept].tolist()
+    for name in ("label", "age"):
+        np.testing.assert_allclose(
+            back[name].astype(float), whole[name][kept].astype(float), rtol=1e-4
+        )
+    chosen = Table(file=str(tmp_path / "t.csv"), columns=("age",))
+    assert [c.name for c in chosen.example().form.columns] == ["age"]
+
+
+SEMICOLONS = "a;b\n" + "".join(f"{i};{i}\n" for i in range(60))
+STRAY = "a\n" + "".join(f"{i}\n" for i in range(59)) + "?\n"
+
+
+@pytest.mark.parametrize("text", [SEMICOLONS, STRAY])
+def test_text_that_is_no_category_is_refused(text, tmp_path):
+    (tmp_path / "t.csv").write_text(text)
+    with pytest.raises(ValueError, match=r"different values in 60 rows.*no categories"):
+        Table(file=str(tmp_path / "t.csv")).example()
+
+
+@pytest.mark.parametrize("zeros", [0.95, 1.0])
+def test_repeated_rows_are_measured(zeros):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(200, 3)) * (rng.random((200, 1)) > zeros)
+    figures = distances(x, x[::-1], jax.random.key(0))
+    assert np.isnan(figures["MMD2 x1000"]) == (zeros == 1.0)
+    assert figures["sliced W2"] < 1e-5
+
+
+def test_what_is_registered_is_checked():
+    good = [{"x": np.ones(2) * i, "label": i % 2} for i in range(30)]
+    cases = [
+        (good, {"num_classes": 1}, r"must lie in 0\.\.0; got values from 0 to 1"),
+        (good, {"num_classes": "2"}, "num_classes must be a positive integer; got '2'"),
+        ([(1, 2)] * 3, {}, "got a tuple of 2"),
+        (
+            good,
+            {"num_classes": 2, "held_out": [{"x": np.ones(3), "label": 0}]},
+            "must have shape",
+        ),
+    ]
+    for records, options, message in cases:
+        with pytest.raises(ValueError, match=message):
+            register("bad", records, **options)
+
+
+def test_other_data_of_the_same_look_have_another_fingerprint(tmp_path):
+    seen = set()
+    for seed, count in ((0, 60), (1, 60), (0, 70)):
+        images = np.random.default_rng(seed).integers(0, 9, (70, 4, 4, 1), np.uint8)
+        np.savez(tmp_path / f"{seed}{count}.npz", x=images[:count])
+        seen.add(Arrays(file=str(tmp_path / f"{seed}{count}.npz")).fingerprint())
+    assert len(seen) == 3
+    again = Arrays(file=str(tmp_path / "060.npz")).fingerprint()
+    assert again in seen
 
 
 def test_measuring_never_holds_the_whole_training_set(monkeypatch):

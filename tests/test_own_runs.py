@@ -115,7 +115,7 @@ REFUSED = [
 
 
 def test_an_object_is_trained_on_from_a_program(tmp_path):
-    records = [{"x": RNG.normal(size=2), "label": i % 2} for i in range(80)]
+    records = [{"x": RNG.normal(size=2), "label": i % 2} for i in range(200)]
     register("mine", records, num_classes=2)
     experiment = smoke(configs.get("density_flow_matching"))
     experiment = experiment.vary(data=use(RecordSet, name="mine"))

@@ -30,7 +30,8 @@ class Arrays(FileRows):
         x: the array to learn, examples first; None: the one called x, or the only one.
         label: an array of class labels 0, 1, ...; None: no labels.
         vector: arrays of numbers to condition on, joined to one vector per example.
-        array: an array of the examples' shape, but for the channels, to condition on.
+        array: an array of the examples' shape, but for the channels, to condition on;
+            uint8 is scaled to [-1, 1], other numbers stay as they are.
         standardise: scale numbers to mean 0 and deviation 1; without, they stay.
     """
 
@@ -55,8 +56,15 @@ class Arrays(FileRows):
                     f"{file} has no array {name}; it has {', '.join(arrays)}"
                 )
         name = f"{file}, {main}"
+        arrays = {**arrays, main: with_event(arrays[main])}
         form, event = form_of(arrays[main], name, standardise=self.standardise)
-        form = like.example.form if like else form
+        if like is not None:
+            if type(like.example.form) is not type(form):
+                raise ValueError(
+                    f"{name} must be of the kind of {self.file}, uint8 images or other "
+                    f"numbers; got {arrays[main].dtype}"
+                )
+            form = like.example.form
         given = like.example.conditions if like else None
         parts = [
             _Part("x", arrays[main], row_scaling(form, event), {}),
@@ -86,10 +94,9 @@ class Arrays(FileRows):
     ) -> "_Part | None":
         if self.label is None:
             return None
-        labels = arrays[self.label]
-        classes = _check_labels(
-            labels, like and like.num_classes, f"{file}, {self.label}"
-        )
+        name = f"{file}, {self.label}"
+        labels = _as_labels(arrays[self.label], name)
+        classes = _check_labels(labels, like and like.num_classes, name)
         return _Part("label", labels, _to(np.int32), {"num_classes": classes})
 
     def _vector_part(
@@ -122,6 +129,8 @@ class Arrays(FileRows):
         if self.array is None:
             return None
         name, beside = f"{file}, {self.array}", arrays[self.array]
+        if beside.ndim == len(event):  # one channel, without its axis
+            beside = beside[..., None]
         form = _plain_form(beside, name)
         shape = _event(beside, form)
         if len(event) < 2 or shape[:-1] != event[:-1]:
@@ -165,18 +174,30 @@ def form_of(
     form = _plain_form(x, name)
     if standardise and not isinstance(form, ImageForm):
         mean, std = _moments(x, name)
-        form = VectorForm(mean=tuple(mean.tolist()), std=tuple(std.tolist()))
+        assert isinstance(form, VectorForm)
+        form = dataclasses.replace(
+            form, mean=tuple(mean.tolist()), std=tuple(std.tolist())
+        )
     return form, _event(x, form)
+
+
+def with_event(x: np.ndarray) -> np.ndarray:
+    """Return numbers [n] as vectors [n, 1], other arrays as they are."""
+    return x[:, None] if x.ndim == 1 else x
 
 
 def _plain_form(x: np.ndarray, name: str) -> Form:
     """Return the form of numbers that stay as they are, or of images of uint8."""
-    if x.dtype == np.uint8 and x.ndim >= 3:
+    if x.dtype == np.uint8 and x.ndim in (3, 4):
         return ImageForm()
-    if not (np.issubdtype(x.dtype, np.floating) or np.issubdtype(x.dtype, np.integer)):
+    if x.dtype.kind not in "fiub":
         raise ValueError(f"{name} must hold numbers; got {x.dtype}")
     channels = x.shape[-1]
-    return VectorForm(mean=(0.0,) * channels, std=(1.0,) * channels)
+    if not x.size:
+        raise ValueError(f"{name} must not be empty; got shape {x.shape}")
+    # A number of Python has no longer double.
+    kept = x.dtype if x.dtype.itemsize <= 8 else np.dtype(np.float64)
+    return VectorForm(mean=(0.0,) * channels, std=(1.0,) * channels, dtype=kept.name)
 
 
 def _event(x: np.ndarray, form: Form) -> tuple[int, ...]:
@@ -231,6 +252,17 @@ def _columns(x: np.ndarray, name: str) -> np.ndarray:
     return np.asarray(x, np.float64).reshape(len(x), -1)
 
 
+def _as_labels(labels: np.ndarray, name: str) -> np.ndarray:
+    """Return labels [n] of whole numbers, which may be written otherwise."""
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.dtype.kind == "b":
+        return labels.astype(np.int32)
+    if labels.dtype.kind == "f" and (labels == np.rint(labels)).all():
+        return labels.astype(np.int64)
+    return labels
+
+
 def _check_labels(labels: np.ndarray, classes: int | None, name: str) -> int:
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
         raise ValueError(
@@ -240,7 +272,12 @@ def _check_labels(labels: np.ndarray, classes: int | None, name: str) -> int:
     highest = int(labels.max()) + 1 if classes is None else classes
     if labels.min() < 0 or labels.max() >= highest:
         raise ValueError(
-            f"{name} must lie in 0..{highest - 1}; got values from {labels.min()} to "
-            f"{labels.max()}"
+            f"{name} must be labels 0, 1, ... of {classes or 'all'} classes; got "
+            f"values from {labels.min()} to {labels.max()}"
+        )
+    if classes is None and highest > max(1000, len(labels)):
+        raise ValueError(
+            f"{name} must be labels 0, 1, ...; got values up to {highest - 1} in "
+            f"{len(labels)} rows: number the classes one after the other"
         )
     return highest

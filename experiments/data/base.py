@@ -1,6 +1,9 @@
 """What a data set is, whatever it holds: one object that all else asks."""
 
 import dataclasses
+import hashlib
+import math
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -13,6 +16,7 @@ from experiments.data.conditions import Conditions
 from flowjax import guidance, metrics
 from flowjax.data import BatchIterator, RowSource, row_batches
 from flowjax.interpolants import Interpolant
+from flowjax.metrics.discrepancies import MULTIPLIERS
 from flowjax.typing import AverageVelocityField, Condition, PRNGKey, VelocityField
 
 Measure = Callable[[np.ndarray], dict[str, float]]
@@ -104,8 +108,8 @@ class Form:
         file, picture = (out.with_name(out.name + end) for end in (".npz", ".png"))
         named: dict[str, Any] = {"x": self.restore(x), **conditions}
         np.savez(file, allow_pickle=False, **named)
-        self.draw_samples(title, x, picture)
-        return [file, picture]
+        drawn = try_to_draw(lambda: self.draw_samples(title, x, picture))
+        return [file, picture] if drawn else [file]
 
     def write_each(self, x: np.ndarray, out: Path) -> Path:
         """Write every sample into a file of its own; return their folder.
@@ -116,6 +120,16 @@ class Form:
         raise ValueError(
             f"single files are written of images; this is a {type(self).__name__}"
         )
+
+
+def try_to_draw(draw: Callable[[], None]) -> bool:
+    """Draw, and say whether that was possible: a picture is never worth the numbers."""
+    try:
+        draw()
+    except (ValueError, FloatingPointError, OverflowError) as error:
+        warnings.warn(f"no picture could be drawn: {error}", stacklevel=2)
+        return False
+    return True
 
 
 class Example(NamedTuple):
@@ -183,6 +197,10 @@ class Dataset:
         """Open the data and draw examples without replacement; None: all, in order."""
         raise NotImplementedError
 
+    def fingerprint(self) -> str:
+        """Return what tells other data of the same look apart; may open the data."""
+        return ""
+
     def velocity(self, path: Interpolant) -> VelocityField:
         """Return the exact marginal velocity.
 
@@ -230,11 +248,12 @@ class Rows(Conditional):
 
     def check(self) -> None:
         """See whether there are enough rows, to train on and held out."""
-        for side, held_out in (("to train on", False), ("held out", True)):
+        for side, held_out in (("to train on", False), ("to be held out", True)):
             count = len(self.rows(held_out=held_out))
             if count < LEAST:
                 raise ValueError(
-                    f"at least {LEAST} examples must be {side}; got {count}"
+                    f"at least {LEAST} examples are needed {side}; got {count}: more "
+                    "data, another --data.test-share, or held-out data of their own"
                 )
 
     def reading_threads(self, rows: RowSource) -> int:
@@ -264,6 +283,15 @@ class Rows(Conditional):
         """Return the examples of a batch and their condition."""
         return batch["x"], self.example().conditions.join(batch)
 
+    def fingerprint(self) -> str:
+        """Return the number of rows and a hash of some, evenly spread."""
+        rows = self.rows(held_out=False)
+        some = np.unique(np.linspace(0, len(rows) - 1, 16).astype(int))
+        digest = hashlib.sha256()
+        for name, values in sorted(rows.gather(some.tolist()).items()):
+            digest.update(name.encode() + np.ascontiguousarray(values).tobytes())
+        return f"{len(rows)} rows, {digest.hexdigest()[:16]}"
+
     def draw(self, count: int | None, seed: int, *, held_out: bool) -> Row:
         """Draw rows."""
         rows = self.rows(held_out=held_out)
@@ -276,7 +304,20 @@ class Rows(Conditional):
 def distances(x: np.ndarray, held_out: np.ndarray, key: PRNGKey) -> dict[str, float]:
     """Return the distances of two sets of samples that need no features."""
     flat, other = (jnp.asarray(a.reshape((len(a), -1))) for a in (x, held_out))
+    # Half of the pairs may be equal, as of sparse rows: their median is no scale then.
+    spread = math.sqrt(2 * float(np.var(np.asarray(other, np.float64), axis=0).sum()))
+    half = np.asarray(other[:1000])
+    _, counts = np.unique(half, axis=0, return_counts=True)
+    repeated = np.square(counts / len(half)).sum() > 0.4
+    scales = None
+    if repeated and spread:
+        scales = tuple(spread * factor for factor in MULTIPLIERS)
+    mmd2 = (
+        math.nan
+        if repeated and not spread
+        else metrics.mmd2(flat, other, bandwidths=scales)
+    )
     return {
         "sliced W2": float(metrics.sliced_wasserstein2(key, flat, other)),
-        "MMD2 x1000": 1000 * float(metrics.mmd2(flat, other)),
+        "MMD2 x1000": 1000 * float(mmd2),
     }

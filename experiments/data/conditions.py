@@ -20,6 +20,7 @@ class Conditions(NamedTuple):
 
     Attributes:
         num_classes: number of labels, or None.
+        classes: what the labels are called, in their order; empty: by their number.
         names: what the entries of the vector are called; none: there is no vector.
         means: of these entries, in the user's units.
         stds: their standard deviations.
@@ -27,6 +28,7 @@ class Conditions(NamedTuple):
     """
 
     num_classes: int | None = None
+    classes: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
     means: tuple[float, ...] = ()
     stds: tuple[float, ...] = ()
@@ -112,6 +114,19 @@ class Conditions(NamedTuple):
                 f"({', '.join(self.names)}); got {list(vector)}"
             )
         return ((values - self.means) / np.array(self.stds)).astype(np.float32)
+
+    def label_of(self, text: str) -> int:
+        """Return the label that is called so, or has this number.
+
+        Raises:
+            ValueError: if there is none.
+        """
+        if text in self.classes:
+            return self.classes.index(text)
+        if not text.lstrip("-").isdigit():
+            names = ", ".join(self.classes[:20]) or "numbers"
+            raise ValueError(f"no label is called {text!r}; they are {names}")
+        return int(self.check_labels(int(text)))
 
     def check_labels(self, labels: Any) -> np.ndarray:
         """Return labels to sample with.

@@ -17,7 +17,15 @@ import numpy as np
 
 from experiments import plots
 from experiments.data import classifier
-from experiments.data.base import Dataset, Example, Form, Reference, Row, distances
+from experiments.data.base import (
+    Dataset,
+    Example,
+    Form,
+    Reference,
+    Row,
+    distances,
+    try_to_draw,
+)
 from experiments.data.conditions import Conditions
 from experiments.language.sentence import label, table
 from flowjax import metrics
@@ -210,19 +218,29 @@ class VectorForm(_Entries):
     Attributes:
         mean: what was subtracted, one number per entry of the last axis.
         std: what was divided by.
+        dtype: of the file; whole numbers and truth values come back rounded.
     """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    dtype: str = "float32"
 
     def check(self, event: tuple[int, ...]) -> None:
         """Raise ValueError unless there is a scale for every entry."""
         if not event or {len(self.mean), len(self.std)} != {event[-1]}:
             raise ValueError(f"examples of shape {event} need {event[-1:]} scales")
+        if np.dtype(self.dtype).kind not in "fiub":
+            raise ValueError(f"arrays hold numbers; got {self.dtype}")
 
     def restore(self, x: np.ndarray) -> np.ndarray:
-        """Return samples in the units of the file, float32."""
-        return (x * np.array(self.std) + self.mean).astype(np.float32)
+        """Return samples in the units and the dtype of the file."""
+        values, dtype = x * np.array(self.std) + self.mean, np.dtype(self.dtype)
+        if dtype.kind == "b":
+            return values > 0.5
+        if dtype.kind in "iu":
+            limits = np.iinfo(dtype)
+            values = np.rint(values).clip(limits.min, limits.max)
+        return values.astype(dtype)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -231,9 +249,13 @@ class TableForm(_Entries):
 
     Attributes:
         columns: how each column is written as numbers.
+        label: the column that is the class label, or None.
+        vector: the columns that are the vector to condition on.
     """
 
     columns: tuple[Column, ...]
+    label: Column | None = None
+    vector: tuple[Column, ...] = ()
 
     def check(self, event: tuple[int, ...]) -> None:
         """Raise ValueError unless the columns have as many entries."""
@@ -252,9 +274,23 @@ class TableForm(_Entries):
     ) -> list[Path]:
         """Write a CSV with the columns of the table, and a picture."""
         file, picture = (out.with_name(out.name + end) for end in (".csv", ".png"))
-        write_csv(decode_table(self.columns, x) | _as_columns(conditions), file)
-        self.draw_samples(title, x, picture)
-        return [file, picture]
+        write_csv(decode_table(self.columns, x) | self._given(conditions), file)
+        drawn = try_to_draw(lambda: self.draw_samples(title, x, picture))
+        return [file, picture] if drawn else [file]
+
+    def _given(self, conditions: Row) -> dict[str, list[Any]]:
+        """Return conditions in the user's units as the columns that they came from."""
+        columns: dict[str, list[Any]] = {}
+        if self.label is not None and self.label.categories is not None:
+            names = self.label.categories
+            columns[self.label.name] = [names[i] for i in conditions["label"]]
+        start = 0
+        for column in self.vector:
+            part = conditions["vector"][:, start : start + column.width]
+            units = dataclasses.replace(column, mean=0.0, std=1.0)
+            columns[column.name] = units.decode(part)
+            start += column.width
+        return columns
 
     def draw_groups(
         self, groups: Mapping[str, np.ndarray], row: Row, path: Path
@@ -277,6 +313,7 @@ _Positive = Annotated[int, msgspec.Meta(gt=0, le=2**20)]
 _Names, _Numbers = tuple[str, ...], tuple[float, ...]
 _ENTRIES = {
     "num_classes": _Positive | None,  # pyright: ignore[reportOperatorIssue]
+    "classes": _Names,
     "names": _Names,
     "means": _Numbers,
     "stds": _Numbers,
@@ -315,6 +352,8 @@ def decode_example(stored: Any) -> Example:
     form = msgspec.convert(options, FORMS[options.pop("is")])
     if len({len(conditions.names), len(conditions.means), len(conditions.stds)}) > 1:
         raise ValueError("the entries of the vector, means and stds differ in number")
+    if conditions.classes and len(conditions.classes) != conditions.num_classes:
+        raise ValueError("the names of the classes differ in number from the labels")
     form.check(event)
     return Example(event, conditions, form)
 
@@ -332,17 +371,6 @@ def _in_rows(count: int, columns: int) -> np.ndarray:
 
 def _flat(x: np.ndarray) -> np.ndarray:
     return x.reshape(len(x), -1)
-
-
-def _as_columns(conditions: Row) -> dict[str, list[Any]]:
-    """Return conditions as columns of a table; what has more axes has several."""
-    columns = {}
-    for name, values in conditions.items():
-        flat = _flat(values)
-        for i in range(flat.shape[1]):
-            title = name if flat.shape[1] == 1 else f"{name}[{i}]"
-            columns[title] = flat[:, i].tolist()
-    return columns
 
 
 def _by_entry(x: np.ndarray, held_out: np.ndarray, seed: int) -> dict[str, float]:

@@ -58,7 +58,7 @@ class ImageSet(Rows):
     def example(self) -> Example:
         """Return the shape and the number of classes of the set."""
         source = self.source(held_out=False)
-        conditions = Conditions(num_classes=source.num_classes)
+        conditions = Conditions(source.num_classes, source.class_names)
         return Example(
             source.image_shape, conditions, ImageForm(maximum=source.maximum)
         )
@@ -170,7 +170,9 @@ class Images(ImageSet):
         whole = _open_folder(self, self.folder)
         if self.test_folder is not None:
             other = _open_folder(self, self.test_folder)
-            one, two = ((s.image_shape, s.num_classes) for s in (whole, other))
+            one, two = (
+                (s.image_shape, s.class_names or s.num_classes) for s in (whole, other)
+            )
             if one != two:
                 raise ValueError(
                     f"{self.test_folder} must hold images like {self.folder}, of shape "
@@ -186,6 +188,11 @@ def split_rows(size: int, share: float, *, held_out: bool) -> np.ndarray:
     Raises:
         ValueError: if there are none.
     """
+    if not 0 < share < 1:
+        raise ValueError(
+            f"--data.test-share must lie between 0 and 1 where no held-out data are "
+            f"given; got {share}"
+        )
     aside = held_out_rows(size, share=share)
     rows = np.flatnonzero(aside == held_out)
     if not rows.size:

@@ -62,14 +62,18 @@ def register(
             "a record must be an array, or a mapping with x, and with a label exactly "
             f"if num_classes is given; got {', '.join(some)} and {num_classes}"
         )
+    if not (num_classes is None or (type(num_classes) is int and num_classes > 0)):
+        raise ValueError(f"num_classes must be a positive integer; got {num_classes!r}")
     form, event = form_of(some["x"], f"{name}, x", standardise=True)
     example = Example(event, Conditions(num_classes), form)
-    scaled = [
-        None if part is None else _Scaled(part, row_scaling(form, event))
-        for part in (rows, None if held_out is None else RecordRows(held_out))
-    ]
-    assert scaled[0] is not None
-    _REGISTERED[name] = _Registered(scaled[0], scaled[1], example)
+    train = _Scaled(rows, row_scaling(form, event), example)
+    train.gather(np.sort(chosen).tolist())
+    aside = None
+    if held_out is not None:
+        others = RecordRows(held_out)
+        aside = _Scaled(others, row_scaling(form, event), example)
+        aside.gather(list(range(min(len(others), _LOOKED_AT))))
+    _REGISTERED[name] = _Registered(train, aside, example)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -78,15 +82,28 @@ class _Scaled(RowSource):
 
     source: RowSource
     convert: Convert
+    example: Example
 
     def __len__(self) -> int:
         return len(self.source)
 
     def gather(self, rows: list[int]) -> dict[str, np.ndarray]:  # type: ignore[override]
         read = self.source.gather(rows)
+        if read["x"].shape[1:] not in (self.example.event, self.example.event[:-1]):
+            raise ValueError(
+                f"records must have shape {self.example.event}; record {rows[0]} has "
+                f"{read['x'].shape[1:]}"
+            )
         named = {"x": self.convert(read["x"])}
-        if "label" in read:
-            named["label"] = read["label"].astype(np.int32)
+        classes = self.example.conditions.num_classes
+        if classes is not None:
+            labels = read["label"]
+            if not ((labels >= 0) & (labels < classes)).all():
+                raise ValueError(
+                    f"labels of records must lie in 0..{classes - 1}; got values from "
+                    f"{labels.min()} to {labels.max()}"
+                )
+            named["label"] = labels.astype(np.int32)
         return named
 
 

@@ -56,7 +56,9 @@ class Table(FileRows):
         Raises:
             ValueError: if a column is missing, or a value that must be there.
         """
-        read = tables.read_table(file)
+        beside = (*filter(None, [self.label]), *self.vector)
+        wanted = (*self.columns, *beside) if self.columns else None
+        read = tables.read_table(file, columns=wanted)
         learned = self._learned(read, file)
         try:
             fit = self._fit(read, learned) if like is None else like.fit
@@ -108,7 +110,8 @@ def _encode(read: Mapping[str, np.ndarray], fit: _Fit) -> Opened:
         names += [f"{column.name}={v}" for v in values] if values else [column.name]
         means += [column.mean] * column.width
         stds += [column.std] * column.width
-    conditions = Conditions(classes, tuple(names), tuple(means), tuple(stds))
+    called = () if fit.label is None else fit.label.categories or ()
+    conditions = Conditions(classes, called, tuple(names), tuple(means), tuple(stds))
     event = named["x"].shape[1:]
-    form = TableForm(columns=fit.learned)
+    form = TableForm(columns=fit.learned, label=fit.label, vector=fit.vector)
     return Opened(ArrayRows(named), Example(event, conditions, form), fit)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments import plots
+from experiments.data.base import try_to_draw
 from experiments.engine import run as run_folder
 from experiments.engine import samples
 from experiments.engine.experiment import Evaluation
@@ -79,7 +80,8 @@ def evaluate(
         run / f"evaluation{ending}.json", json.dumps(result, indent=2) + "\n"
     )
     write_atomically(run / f"evaluation{ending}.md", text)
-    form.draw_groups(groups, reference.real, run / f"samples{ending}.png")
+    picture = run / f"samples{ending}.png"
+    try_to_draw(lambda: form.draw_groups(groups, reference.real, picture))
     plots.loss_curves(read_metrics(run / "metrics.jsonl"), run / "loss.png")
     say(f"\n{count} samples against held-out data:\n\n{text}")
     say(f"pictures, figures and checkpoints are in {run}")

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from experiments.data.forms import decode_example, encode_example
 from experiments.engine import record
 from experiments.engine import run as run_folder
 from experiments.engine.experiment import Experiment, Training, to_dict
@@ -57,7 +58,8 @@ def make_model(experiment: Experiment) -> Model:
         )
     data = experiment.data.build()
     data.check()
-    model = Model(experiment, data.example())
+    # As a run folder will give it back: what could not be read must not be trained.
+    model = Model(experiment, decode_example(encode_example(data.example())))
     model.optimizer()
     _ = model.modules
     model.guided(Guidance(experiment.evaluation["guidance"]))

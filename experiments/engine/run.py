@@ -47,7 +47,7 @@ def load(run: Path) -> Model:
         raise FileNotFoundError(f"{run} is no run folder: it has no config.json")
     stored = read_object(path)
     try:
-        shape = stored.pop("example", {})
+        shape, _ = stored.pop("example", {}), stored.pop("fingerprint", "")
         experiment = from_dict(stored)
         shape = msgspec.convert(shape, dict[str, Any])
         model = Model(experiment, decode_example(shape))
@@ -90,19 +90,36 @@ def claim(
         FileNotFoundError: if there are checkpoints, but no configuration.
     """
     run.mkdir(parents=True, exist_ok=True)
+    fingerprint = model.experiment.data.build().fingerprint()
     if any((run / "checkpoints").glob("[0-9]*")):
         # An option that the code did not have when the run began has its default.
         before = load(run)
         old, new = (m.experiment.sentence for m in (before, model))
         _check_same(run, differences(old, new), may_differ(old, new), same_steps)
-        if before.example != model.example:
-            raise ValueError(
-                f"the data have changed since {run} began (old -> new):\n  "
-                f"{before.example} ->\n  {model.example}"
-            )
+        _check_data(run, before, model, fingerprint)
     if jax.process_index() == 0:
-        stored = {"example": encode_example(model.example), **to_dict(model.experiment)}
+        stored = {
+            "example": encode_example(model.example),
+            "fingerprint": fingerprint,
+            **to_dict(model.experiment),
+        }
         write_atomically(run / "config.json", json.dumps(stored, indent=2) + "\n")
+
+
+def _check_data(run: Path, before: Model, model: Model, fingerprint: str) -> None:
+    """Raise ValueError if the data are not those that the run began with."""
+    old, new = (encode_example(m.example) for m in (before, model))
+    changed = [name for name in old if old[name] != new[name]]
+    stored = read_object(run / "config.json").get("fingerprint", "")
+    if not changed and stored == fingerprint:
+        return
+    lines = [f"{name}: {old[name]} -> {new[name]}"[:300] for name in changed]
+    if stored != fingerprint:
+        lines.append(f"{stored} -> {fingerprint}")
+    raise ValueError(
+        f"the data are not those that {run} began with; choose another --run, or go "
+        "back to them (old -> new):\n  " + "\n  ".join(lines)
+    )
 
 
 def may_differ(*sentences: Use) -> set[str]:

@@ -13,10 +13,14 @@ POSITIONAL = (
 
 
 class Arity(NamedTuple):
-    """How many positional arguments a callable needs, and how many it takes."""
+    """How many positional arguments a callable needs, how many it takes, their names.
+
+    The names are known only where every argument is the callable's own.
+    """
 
     least: int
     most: int
+    names: tuple[str, ...] = ()
 
 
 def arity(call: Callable[..., Any]) -> Arity | None:
@@ -50,7 +54,8 @@ def arity(call: Callable[..., Any]) -> Arity | None:
         free.append(parameter)
     needed = sum(parameter.default is parameter.empty for parameter in free)
     missing = max(-given, 0)  # what a method takes before it hands the rest on
-    return Arity(needed + missing, len(free) + missing)
+    names = () if missing else tuple(parameter.name for parameter in free)
+    return Arity(needed + missing, len(free) + missing, names)
 
 
 def called_like(field: Callable[..., Any]) -> Callable[[Function], Function]:

@@ -118,12 +118,22 @@ class Numbers(Contract):
         return "a number" if float in self.kinds else "an integer"
 
     def fits(self, value: Any) -> bool:
-        """Say whether the value is a number, which a truth value is not."""
+        """Say whether the value is a number, which a truth value is not.
+
+        An array without axes is one; traced, it is one where none must be known.
+        """
+        if isinstance(value, jax.Array | np.ndarray) and value.ndim == 0:
+            if isinstance(value, Tracer) and float not in self.kinds:
+                return False
+            kind = jnp.floating if float in self.kinds else jnp.integer
+            return jnp.issubdtype(value.dtype, kind)
         return isinstance(value, self.kinds) and not isinstance(value, bool)
 
     def check(self, name: str, value: Any, axes: Axes) -> Any:
-        """Check the range."""
+        """Check the range; what is known is handed on as a number of Python."""
         check_range(name, value, self.limits)
+        if isinstance(value, jax.Array | np.ndarray | np.generic) and known(value):
+            return value.item()
         return value
 
 

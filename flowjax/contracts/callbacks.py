@@ -58,13 +58,23 @@ class Callback(Contract):
                 f"u(x, t, s, cond) is: give `fields.diagonal(u)`, or bind the further "
                 "options of a velocity by name"
             )
+        if self.kind is VelocityField and takes.names[2:3] == ("s",):
+            raise ValueError(
+                f"`{name}` must be a velocity v(x, t, cond); got a function whose "
+                "third argument is s, as of an average velocity u(x, t, s, cond): "
+                "give `fields.diagonal(u)` of one that takes a condition"
+            )
         if takes.least <= given <= takes.most:
             return
         count = str(takes.most)
         if takes.least != takes.most:
             count = f"{takes.least} to {takes.most}"
         hint = ""
-        if self.kind is AverageVelocityField and takes.least <= 3 <= takes.most:
+        if self.kind is AverageVelocityField and takes.names[2:3] == ("s",):
+            hint = (
+                "; without a condition it takes `cond` all the same, u(x, t, s, cond)"
+            )
+        elif self.kind is AverageVelocityField and takes.least <= 3 <= takes.most:
             hint = (
                 ", as a velocity v(x, t, cond) is: `fields.euler_step(v)` is the "
                 "average velocity of one step along it"

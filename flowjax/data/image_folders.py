@@ -158,28 +158,26 @@ def load_image_folder(
     }
     files, labels, headers = _without(bad, files, labels, headers)
     shape = _shape(rule, files, headers)
-    classes = len(names) or None
+
+    def source(records: Any) -> ImageSource:
+        return ImageSource(records, shape, len(names) or None, class_names=tuple(names))
+
     if cache is not None:
         records, lost = _cached(Path(cache), root, files, labels, rule, shape)
         _report(root, bad | lost, len(records), broken)
-        return ImageSource(records, shape, classes)
+        return source(records)
     if in_memory is None:
         in_memory = len(files) * math.prod(shape) <= IN_MEMORY_BYTES
     if not in_memory:
         _report(root, bad, len(files), broken)
-        return ImageSource(_Files(files, labels, rule), shape, classes)
+        return source(_Files(files, labels, rule))
     arrays = list(_in_threads(_or_error(rule.read), files))
     bad |= {f: str(a) for f, a in _pairs(files, arrays) if isinstance(a, OSError)}
     files, labels, arrays = _without(bad, files, labels, arrays)
     _report(root, bad, len(files), broken)
     images = np.stack(arrays)
     images.flags.writeable = False
-    return ImageSource(MemoryRecords(images, np.array(labels)), shape, classes)
-
-
-def class_names(folder: str | os.PathLike[str]) -> tuple[str, ...]:
-    """Return the names of the classes of a folder, in the order of their labels."""
-    return tuple(_scan(Path(folder).expanduser())[2])
+    return source(MemoryRecords(images, np.array(labels)))
 
 
 class _Header(NamedTuple):

@@ -27,12 +27,14 @@ class ImageSource:
         image_shape: (height, width, channels).
         num_classes: labels lie in 0..num_classes - 1; None: there are none.
         maximum: the pixel value of full intensity, which `scale` maps to 1.
+        class_names: what the classes are called, where that is known.
     """
 
     records: Sequence[Mapping[str, Any]]
     image_shape: tuple[int, int, int]
     num_classes: int | None
     maximum: int = 255
+    class_names: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         """Return the number of records."""

@@ -114,6 +114,11 @@ class RecordRows:
         read = (
             [self._records[i] for i in rows] if read_many is None else read_many(rows)
         )
+        if isinstance(read[0], tuple):
+            raise ValueError(
+                "a record must be an array, or a mapping of names such as x and label; "
+                f"got a tuple of {len(read[0])}"
+            )
         named = [r if isinstance(r, Mapping) else {"x": r} for r in read]
         arrays = [{k: np.asarray(v) for k, v in row.items()} for row in named]
         first = {name: array.shape for name, array in arrays[0].items()}

@@ -95,8 +95,14 @@ def as_text(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def read_table(file: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+def read_table(
+    file: str | os.PathLike[str], *, columns: Sequence[str] | None = None
+) -> dict[str, np.ndarray]:
     """Return the columns of a CSV or Parquet file, None where a value is missing.
+
+    Args:
+        file: ends in .csv, .tsv, .parquet or .pq; text is UTF-8.
+        columns: names of those to read; None: all.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -128,8 +134,9 @@ def read_table(file: str | os.PathLike[str]) -> dict[str, np.ndarray]:
             f"rows of {', '.join(names) or 'no column'}"
         )
     types = arrow.types
-    columns = {}
-    for name in names:
+    read = {}
+    chosen = names if columns is None else [n for n in names if n in columns]
+    for name in chosen:
         kind = table.column(name).type
         if types.is_dictionary(kind):
             kind = kind.value_type
@@ -138,14 +145,14 @@ def read_table(file: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         ) or (types.is_string(kind) or types.is_large_string(kind))
         if not known:
             raise ValueError(
-                f"{path}: column {name!r} holds {kind}; numbers, text and truth values "
-                "are read. Convert it, or leave it out"
+                f"{path}: column {name!r} holds {kind}; numbers, text in UTF-8 and "
+                "truth values are read. Convert it, or name the columns to learn"
             )
         values = table.column(name).to_pylist()
         if types.is_floating(kind):  # a NaN in a file is a missing value
             values = [None if v is None or v != v else v for v in values]
-        columns[name] = np.array([*values, None], object)[:-1]
-    return columns
+        read[name] = np.array([*values, None], object)[:-1]
+    return read
 
 
 def fit_column(
@@ -173,15 +180,20 @@ def fit_column(
     if absent.any() and missing == "refuse":
         raise ValueError(
             f"column {name!r} lacks {absent.sum()} of {len(values)} values, the first "
-            f"in row {int(absent.argmax())}; fill them in, or mask them (missing=mask)"
+            f"in row {int(absent.argmax())}; fill them in, or, where it is learned, "
+            "mask them (--data.missing mask)"
         )
     gaps, there = bool(absent.any()), values[~absent]
     if categorical or any(isinstance(value, str | bool) for value in there):
         found = sorted({as_text(value) for value in there})
-        if len(found) > _MAX_CATEGORIES:
+        # Text that hardly repeats is none of categories: a name, an id, a number with a
+        # stray mark in one row, a file with another separator.
+        if len(found) > min(_MAX_CATEGORIES, max(20, len(there) // 2)):
             raise ValueError(
-                f"column {name!r} has {len(found)} different values; at most "
-                f"{_MAX_CATEGORIES} categories are taken. Leave it out"
+                f"column {name!r} has {len(found)} different values in {len(there)} "
+                f"rows, such as {found[0]!r} and {found[-1]!r}: no categories. If they "
+                "should be numbers, or several columns, see what stands in the file; "
+                "or name the columns to learn without it"
             )
         return Column(name=name, categories=tuple(found), gaps=gaps)
     numbers = there.astype(np.float64)
