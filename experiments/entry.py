@@ -15,6 +15,7 @@ import functools
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from typing import ParamSpec
 
@@ -33,6 +34,7 @@ def entry_point(main: Callable[P, None]) -> Callable[P, None]:
         if "absl.logging" in sys.modules:
             # Orbax logs with its traceback what it raises as well.
             logging.getLogger("absl").setLevel(logging.CRITICAL)
+        shown, warnings.formatwarning = warnings.formatwarning, _sentence
         try:
             main(*args, **kwargs)
         except (ValueError, OSError, ImportError, FloatingPointError) as error:
@@ -44,8 +46,15 @@ def entry_point(main: Callable[P, None]) -> Callable[P, None]:
         except KeyboardInterrupt as interrupt:
             print("interrupted", file=sys.stderr, flush=True)
             raise SystemExit(130) from interrupt
+        finally:
+            warnings.formatwarning = shown
 
     return run
+
+
+def _sentence(message: Warning | str, *_: object, **__: object) -> str:
+    """Return a warning as its reader wants it, without a line of our code."""
+    return f"warning: {message}\n"
 
 
 def _leave_others(text: str) -> None:

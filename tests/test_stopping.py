@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import chex
@@ -166,6 +167,16 @@ def test_an_error_does_not_wait_for_the_other_processes(monkeypatch, capsys):
     with pytest.raises(SystemExit, match="at once, 1"):
         main()
     assert capsys.readouterr().err == "error: a sentence\n"
+
+
+def test_a_warning_is_a_sentence():
+    def said():
+        return warnings.formatwarning("a file is broken", RuntimeWarning, "x.py", 3)
+
+    before, during = said(), []
+    entry.entry_point(lambda: during.append(said()))()
+    assert during == ["warning: a file is broken\n"]
+    assert said() == before != during[0]
 
 
 def test_every_entry_point_ends_so():
