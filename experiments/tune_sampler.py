@@ -131,7 +131,9 @@ def draw(result: dict[str, Any], path: Path) -> None:
                 family[int(n)] = min(error, family.get(int(n), np.inf))
     for number, (family, points) in enumerate(lines.items()):
         style = ("-", "--", ":")[number // 10 % 3]
-        axis.plot(*zip(*sorted(points.items()), strict=True), style, label=family, lw=1)
+        # The dots: one number of evaluations makes no line.
+        places = zip(*sorted(points.items()), strict=True)
+        axis.plot(*places, style, label=family, lw=1, marker=".")
     best = {int(n): row["held out"] for n, row in result["winners"].items()}
     axis.plot(*zip(*sorted(best.items()), strict=True), "k*", label="winner, held out")
     axis.set(
