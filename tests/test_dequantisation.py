@@ -17,6 +17,7 @@ from experiments.data import Conditions, Example
 from experiments.data.forms import ImageForm
 from experiments.engine import run
 from experiments.engine.model import Model
+from experiments.engine.some_conditions import SomeConditions
 from flowjax import analytic, interpolants
 from flowjax.data import load_arrays
 from flowjax.likelihood import dequantisation, log_density, standard_normal
@@ -200,14 +201,15 @@ def test_an_experiment_knows_the_values_of_the_digits():
         )
         with jax.numpy_dtype_promotion("standard"):
             state = model.init(jax.random.key(0))
-        trained = run.Trained(model, 0, state.params, state)
+        some = SomeConditions(model.example, {})
+        trained = run.Trained(model, 0, state.params, state, some)
         result = {
             bound: bits.estimate(trained, bits.Options(bound=bound, **options))
             for bound in ("uniform", "truncated_normal")
         }
     x = load_arrays("digits", "test")[0]
     np.testing.assert_array_equal(np.unique(x), np.linspace(-1, 1, 17))
-    x = x[np.random.default_rng(0).permutation(len(x))[:60]].reshape(60, 64)
+    x = x[np.random.default_rng([0, True]).permutation(len(x))[:60]].reshape(60, 64)
     step, time = 1 / 8, result["truncated_normal"]["time"]
     assert time * step / 2 == pytest.approx(3 * (1 - time), rel=1e-4)
     # Noise of variance s^2 lowers the mean of log p by s^2 / 2.

@@ -23,7 +23,7 @@ RNG = np.random.default_rng(0)
 
 def images(folder):
     """Two classes of images of several sizes and modes."""
-    for i in range(60):
+    for i in range(150):
         place = folder / "set" / "ab"[i % 2]
         place.mkdir(parents=True, exist_ok=True)
         size = tuple(int(n) for n in RNG.integers(9, 30, 2))
