@@ -99,7 +99,7 @@ def test_rescaling_restores_the_deviation():
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.usefixtures("untyped")
-@pytest.mark.parametrize("share", [-0.1, 1.1, jnp.ones(())])
+@pytest.mark.parametrize("share", [-0.1, 1.1, jnp.ones(2)])
 def test_bad_share(share):
     with pytest.raises(ValueError, match="`share` must"):
         rules.rescaled(share=share)
