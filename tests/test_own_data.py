@@ -12,15 +12,9 @@ from PIL import Image
 from experiments.data import DATA, Conditions, Example, register
 from experiments.data.arrays import Arrays
 from experiments.data.base import distances
-from experiments.data.forms import (
-    FORMS,
-    ImageForm,
-    PointForm,
-    TableForm,
-    VectorForm,
-    decode_example,
-    encode_example,
-)
+from experiments.data.entry_forms import TableForm, VectorForm
+from experiments.data.example_record import FORMS, decode_example, encode_example
+from experiments.data.forms import ImageForm, PointForm
 from experiments.data.images import Images
 from experiments.data.records import RecordSet
 from experiments.data.tables import Table

@@ -9,8 +9,9 @@ import numpy as np
 
 from experiments.data.base import Example, Form
 from experiments.data.conditions import Conditions
+from experiments.data.entry_forms import VectorForm
 from experiments.data.files import FileRows, Opened
-from experiments.data.forms import ImageForm, VectorForm
+from experiments.data.forms import ImageForm
 from flowjax.data import ArrayRows, open_arrays
 from flowjax.data.rows import Convert
 

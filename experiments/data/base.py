@@ -6,7 +6,7 @@ import math
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, NotRequired, TypedDict, Unpack
 
 import jax.numpy as jnp
 import numpy as np
@@ -21,6 +21,16 @@ from flowjax.typing import AverageVelocityField, Condition, PRNGKey, VelocityFie
 
 Measure = Callable[[np.ndarray], dict[str, float]]
 """``samples [n, *event] -> figures``."""
+
+
+class BatchOptions(TypedDict):
+    """Which batches of a data set to open, as `flowjax.data.row_batches` has it."""
+
+    batch_size: int
+    seed: int
+    process_index: NotRequired[int | None]
+    process_count: NotRequired[int | None]
+
 
 LEAST = 10
 """Examples on each side that measuring needs, whose features compare neighbours."""
@@ -162,14 +172,7 @@ class Dataset:
         """
         raise NotImplementedError
 
-    def batches(
-        self,
-        *,
-        batch_size: int,
-        seed: int,
-        process_index: int | None = None,
-        process_count: int | None = None,
-    ) -> BatchIterator:
+    def batches(self, **options: Unpack[BatchOptions]) -> BatchIterator:
         """Open the training data: endless, resumable batches of a process."""
         raise NotImplementedError
 
@@ -256,28 +259,9 @@ class Rows(Conditional):
                     "data, another --data.test-share, or held-out data of their own"
                 )
 
-    def reading_threads(self, rows: RowSource) -> int:
-        """Return how many batches to read ahead: none where reading is a copy."""
-        return 0
-
-    def batches(
-        self,
-        *,
-        batch_size: int,
-        seed: int,
-        process_index: int | None = None,
-        process_count: int | None = None,
-    ) -> BatchIterator:
+    def batches(self, **options: Unpack[BatchOptions]) -> BatchIterator:
         """Open the training rows."""
-        rows = self.rows(held_out=False)
-        return row_batches(
-            rows,
-            batch_size=batch_size,
-            seed=seed,
-            process_index=process_index,
-            process_count=process_count,
-            num_threads=self.reading_threads(rows),
-        )
+        return row_batches(self.rows(held_out=False), **options)
 
     def read(self, key: PRNGKey, batch: Any) -> tuple[Array, Condition]:
         """Return the examples of a batch and their condition."""

@@ -85,9 +85,8 @@ class Conditions(NamedTuple):
 
     def pick(self, cond: Condition) -> Condition:
         """Return what a network gets that is not told the guidance."""
-        named = named_conditions(cond)
-        kinds = {kind: named[kind] for kind in self.kinds}
-        return self._joined(kinds, given=named.get("given"))
+        given = named_conditions(cond).get("given")
+        return self._joined(self.split(cond), given=given)
 
     def split(self, cond: Condition) -> dict[str, Any]:
         """Return the conditions by name; inverts `join`."""

@@ -3,12 +3,12 @@
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Unpack
 
 import numpy as np
 from jaxtyping import Array
 
-from experiments.data.base import Example, Rows
+from experiments.data.base import BatchOptions, Example, Rows
 from experiments.data.conditions import Conditions
 from experiments.data.forms import ImageForm
 from flowjax.data import (
@@ -67,25 +67,11 @@ class ImageSet(Rows):
         """Open the training or the held-out images."""
         return _Scaled(self.source(held_out=held_out))
 
-    def batches(
-        self,
-        *,
-        batch_size: int,
-        seed: int,
-        process_index: int | None = None,
-        process_count: int | None = None,
-    ) -> BatchIterator:
+    def batches(self, **options: Unpack[BatchOptions]) -> BatchIterator:
         """Open the training images."""
         source = self.source(held_out=False)
-        return image_batches(
-            source,
-            batch_size=batch_size,
-            seed=seed,
-            flip=self.flip,
-            process_index=process_index,
-            process_count=process_count,
-            num_threads=0 if source.in_memory else _THREADS,
-        )
+        ahead = 0 if source.in_memory else _THREADS
+        return image_batches(source, flip=self.flip, num_threads=ahead, **options)
 
     def read(self, key: PRNGKey, batch: Any) -> tuple[Array, Condition]:
         """Return the images and labels of a batch."""

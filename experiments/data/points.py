@@ -2,14 +2,14 @@
 
 import dataclasses
 from functools import partial
-from typing import Any
+from typing import Any, Unpack
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from experiments.data.base import Dataset, Example, Row
+from experiments.data.base import BatchOptions, Dataset, Example, Row
 from experiments.data.conditions import Conditions
 from experiments.data.forms import PointForm
 from experiments.language.sentence import Use, use
@@ -36,19 +36,13 @@ class _Points(Dataset):
         """Draw points [count, dim]."""
         raise NotImplementedError
 
-    def batches(
-        self,
-        *,
-        batch_size: int,
-        seed: int,
-        process_index: int | None = None,
-        process_count: int | None = None,
-    ) -> BatchIterator:
+    def batches(self, **options: Unpack[BatchOptions]) -> BatchIterator:
         """Count the examples; the step draws them."""
+        # The step's key decides which points, and not the seed.
         return index_batches(
-            batch_size=batch_size,
-            process_index=process_index,
-            process_count=process_count,
+            batch_size=options["batch_size"],
+            process_index=options.get("process_index"),
+            process_count=options.get("process_count"),
         )
 
     def read(self, key: PRNGKey, batch: Any) -> tuple[Array, Condition]:

@@ -8,8 +8,8 @@ import numpy as np
 
 from experiments.data.base import Example
 from experiments.data.conditions import Conditions
+from experiments.data.entry_forms import TableForm
 from experiments.data.files import FileRows, Opened
-from experiments.data.forms import TableForm
 from flowjax.data import ArrayRows, tables
 from flowjax.data.tables import Column
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from experiments.data.forms import decode_example, encode_example
+from experiments.data.example_record import decode_example, encode_example
 from experiments.engine import record
 from experiments.engine import run as run_folder
 from experiments.engine.experiment import Experiment, Training, to_dict

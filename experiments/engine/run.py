@@ -21,7 +21,7 @@ import jax
 import msgspec
 from jaxtyping import Array
 
-from experiments.data.forms import decode_example, encode_example
+from experiments.data.example_record import decode_example, encode_example
 from experiments.engine.experiment import Experiment, from_dict, to_dict
 from experiments.engine.files import read_object, write_atomically
 from experiments.engine.model import Model
