@@ -1,112 +1,35 @@
 """Images from a folder of files: any mode and size in, one array shape out.
 
-Files are read with Pillow, which the extra `data` brings, as PNG, JPEG or WebP and as
-nothing else. What can't be read is named and left out, unless that is to be an error.
+What can't be read is named and left out, unless that is to be an error.
 """
 
-import dataclasses
-import hashlib
-import json
 import math
 import os
-import uuid
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
 
+from flowjax.data.image_cache import cached_records
+from flowjax.data.image_files import (
+    CHANNELS,
+    GREY,
+    Broken,
+    Fit,
+    Header,
+    Mode,
+    ReadingRule,
+    in_threads,
+    or_error,
+    read_header,
+)
 from flowjax.data.image_sets import IN_MEMORY_BYTES, ImageSource, MemoryRecords
-from flowjax.extras import require
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 """Files with other endings are not looked at."""
-
-_FORMATS = ("PNG", "JPEG", "WEBP")
-_GREY = ("1", "L", "LA", "I", "I;16", "I;16B")
-_CHANNELS = {"grey": 1, "rgb": 3, "rgba": 4}
-_THREADS = min(16, 2 * (os.cpu_count() or 1))
-
-Mode = Literal["auto", "grey", "rgb", "rgba"]
-Fit = Literal["crop", "stretch", "pad"]
-Broken = Literal["skip", "refuse"]
-
-
-class ReadingRule(NamedTuple):
-    """How a file becomes an array.
-
-    Attributes:
-        size: height and width, or None to keep them.
-        fit: ``"crop"`` scales the shorter side to ``size`` and cuts the middle out,
-            ``"stretch"`` scales both sides, ``"pad"`` scales the longer side and fills
-            up with the background.
-        mode: ``"grey"``, ``"rgb"`` or ``"rgba"``.
-        background: grey level 0..255 behind transparent pixels and padding.
-    """
-
-    size: int | None
-    fit: Fit
-    mode: Mode
-    background: int
-
-    def read(self, path: Path) -> UInt8[np.ndarray, "h w c"]:
-        """Read one file.
-
-        Raises:
-            OSError: if it is damaged or of another format.
-        """
-        pil = require("PIL.Image", extra="data")
-        try:
-            with pil.open(path, formats=_FORMATS) as image:
-                image.load()
-                return self._array(image)
-        except Exception as error:  # Pillow's decoders raise whatever they meet
-            raise OSError(f"{path}: {error}") from error
-
-    def _array(self, image: Any) -> UInt8[np.ndarray, "h w c"]:
-        ops = require("PIL.ImageOps", extra="data")
-        pil = require("PIL.Image", extra="data")
-        image = _eight_bits(ops.exif_transpose(image))
-        image = self._flatten(image).convert(
-            {"grey": "L", "rgb": "RGB", "rgba": "RGBA"}[self.mode]
-        )
-        if self.size is not None:
-            target, filtered = (self.size, self.size), pil.Resampling.LANCZOS
-            if self.fit == "crop":
-                image = ops.fit(image, target, filtered)
-            elif self.fit == "pad":
-                color = {"L": self.background, "RGBA": (self.background,) * 3 + (0,)}
-                filling = color.get(image.mode, (self.background,) * 3)
-                image = ops.pad(image, target, filtered, color=filling)
-            else:
-                image = image.resize(target, filtered)
-        pixels = np.asarray(image, np.uint8)
-        return pixels.reshape(*pixels.shape[:2], -1)
-
-    def _flatten(self, image: Any) -> Any:
-        """Put what is transparent over the background."""
-        see_through = "A" in image.mode or "transparency" in image.info
-        if not see_through:
-            return image
-        image = image.convert("RGBA")
-        if self.mode == "rgba":
-            return image
-        pil = require("PIL.Image", extra="data")
-        behind = pil.new("RGBA", image.size, (self.background,) * 3 + (255,))
-        return pil.alpha_composite(behind, image)
-
-
-def _eight_bits(image: Any) -> Any:
-    """Return an image of 16 or more bits with its highest 8."""
-    if not image.mode.startswith("I"):
-        return image
-    pil = require("PIL.Image", extra="data")
-    levels = np.asarray(image).astype(np.int64).clip(0, 65535) // 257
-    return pil.fromarray(levels.astype(np.uint8))
 
 
 def load_image_folder(
@@ -148,10 +71,10 @@ def load_image_folder(
     _check(size, background)
     root = Path(folder).expanduser()
     files, labels, names = _scan(root)
-    headers = list(_in_threads(partial(_header, oriented=size is None), files))
+    headers = list(in_threads(partial(read_header, oriented=size is None), files))
     if mode == "auto":
         kinds = {header.mode for header in headers if header.mode}
-        mode = "grey" if kinds <= set(_GREY) else "rgb"
+        mode = "grey" if kinds <= set(GREY) else "rgb"
     rule = ReadingRule(size, fit, mode, background)
     bad = {
         file: header.error for file, header in _pairs(files, headers) if header.error
@@ -163,7 +86,7 @@ def load_image_folder(
         return ImageSource(records, shape, len(names) or None, class_names=tuple(names))
 
     if cache is not None:
-        records, lost = _cached(Path(cache), root, files, labels, rule, shape)
+        records, lost = cached_records(Path(cache), root, files, labels, rule, shape)
         _report(root, bad | lost, len(records), broken)
         return source(records)
     if in_memory is None:
@@ -171,21 +94,13 @@ def load_image_folder(
     if not in_memory:
         _report(root, bad, len(files), broken)
         return source(_Files(files, labels, rule))
-    arrays = list(_in_threads(_or_error(rule.read), files))
+    arrays = list(in_threads(or_error(rule.read), files))
     bad |= {f: str(a) for f, a in _pairs(files, arrays) if isinstance(a, OSError)}
     files, labels, arrays = _without(bad, files, labels, arrays)
     _report(root, bad, len(files), broken)
     images = np.stack(arrays)
     images.flags.writeable = False
     return source(MemoryRecords(images, np.array(labels)))
-
-
-class _Header(NamedTuple):
-    """What the first bytes of a file say."""
-
-    mode: str = ""
-    size: tuple[int, int] = (0, 0)
-    error: str = ""
 
 
 def _check(size: int | None, background: int) -> None:
@@ -228,23 +143,10 @@ def _is_image(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES and not hidden and path.is_file()
 
 
-def _header(path: Path, *, oriented: bool) -> _Header:
-    pil = require("PIL.Image", extra="data")
-    try:
-        with pil.open(path, formats=_FORMATS) as image:
-            # Turned by its orientation, a picture may change sides. To know that can
-            # take the whole file.
-            turned = oriented and image.getexif().get(0x0112, 1) >= 5
-            size = image.size[::-1] if turned else image.size
-            return _Header(image.mode, size)
-    except Exception as error:  # as in `ReadingRule.read`
-        return _Header(error=f"{path}: {error}")
-
-
 def _shape(
-    rule: ReadingRule, files: Sequence[Path], headers: Sequence[_Header]
+    rule: ReadingRule, files: Sequence[Path], headers: Sequence[Header]
 ) -> tuple[int, int, int]:
-    channels = _CHANNELS[rule.mode]
+    channels = CHANNELS[rule.mode]
     if rule.size is not None:
         return rule.size, rule.size, channels
     sizes = {header.size: file for file, header in _pairs(files, headers)}
@@ -285,89 +187,6 @@ class _Files(Sequence):
                 continue
             return {"image": image, "label": self._labels[place]}
         raise OSError("none of the images can be read")
-
-
-@dataclasses.dataclass(frozen=True)
-class _Cache(Sequence):
-    """Decoded images in an ArrayRecord file: four bytes of label, then the pixels."""
-
-    source: Any
-    shape: tuple[int, int, int]
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def __getitem__(self, index: Any) -> dict[str, Any]:
-        return self._decode(self.source[index])
-
-    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
-        return [self._decode(record) for record in self.source.__getitems__(indices)]
-
-    def _decode(self, record: bytes) -> dict[str, Any]:
-        pixels = np.frombuffer(record, np.uint8, offset=4).reshape(self.shape)
-        return {"image": pixels, "label": int(np.frombuffer(record, "<i4", 1)[0])}
-
-
-def _cached(
-    place: Path,
-    root: Path,
-    files: Sequence[Path],
-    labels: Sequence[int],
-    rule: ReadingRule,
-    shape: tuple[int, int, int],
-) -> tuple[_Cache, dict[Path, str]]:
-    """Return the cached images, decoded now if need be, and what could not be read."""
-    module = require("array_record.python.array_record_data_source", extra="data")
-    stats = [(str(f.relative_to(root)), f.stat()) for f in files]
-    said = [(name, s.st_size, s.st_mtime_ns) for name, s in stats]
-    text = json.dumps([rule, shape, said, list(labels)])
-    name = hashlib.sha256(text.encode()).hexdigest()[:16]
-    target = place / f"images-{name}.array_record"
-    lost: dict[Path, str] = {}
-    if not target.is_file():
-        lost = _write_cache(target, files, labels, rule)
-    return _Cache(module.ArrayRecordDataSource(str(target)), shape), lost
-
-
-def _write_cache(
-    target: Path, files: Sequence[Path], labels: Sequence[int], rule: ReadingRule
-) -> dict[Path, str]:
-    module = require("array_record.python.array_record_module", extra="data")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f"{target.name}.{uuid.uuid4().hex}.part")
-    lost = {}
-    try:
-        writer = module.ArrayRecordWriter(str(part), "group_size:1")
-        read = _in_threads(_or_error(rule.read), files)
-        for file, label, image in zip(files, labels, read, strict=True):
-            if isinstance(image, OSError):
-                lost[file] = str(image)
-            else:
-                writer.write(np.array([label], "<i4").tobytes() + image.tobytes())
-        writer.close()
-        os.replace(part, target)
-    finally:
-        part.unlink(missing_ok=True)
-    return lost
-
-
-def _or_error(read: Callable[[Path], Any]) -> Callable[[Path], Any]:
-    def attempt(path: Path) -> Any:
-        try:
-            return read(path)
-        except OSError as error:
-            return error
-
-    return attempt
-
-
-def _in_threads(
-    function: Callable[[Path], Any], files: Sequence[Path]
-) -> Iterator[Any]:
-    """Map in order, a bounded number ahead: results are large."""
-    with ThreadPoolExecutor(_THREADS) as pool:
-        for start in range(0, len(files), 64 * _THREADS):
-            yield from pool.map(function, files[start : start + 64 * _THREADS])
 
 
 def _pairs(files: Iterable[Path], values: Iterable[Any]) -> Iterator[tuple[Path, Any]]:
