@@ -96,7 +96,7 @@ class Arrays(FileRows):
         if self.label is None:
             return None
         name = f"{file}, {self.label}"
-        labels = _as_labels(arrays[self.label], name)
+        labels = _as_labels(arrays[self.label])
         classes = _check_labels(labels, like and like.num_classes, name)
         return _Part("label", labels, _to(np.int32), {"num_classes": classes})
 
@@ -253,7 +253,7 @@ def _columns(x: np.ndarray, name: str) -> np.ndarray:
     return np.asarray(x, np.float64).reshape(len(x), -1)
 
 
-def _as_labels(labels: np.ndarray, name: str) -> np.ndarray:
+def _as_labels(labels: np.ndarray) -> np.ndarray:
     """Return labels [n] of whole numbers, which may be written otherwise."""
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
